@@ -1,0 +1,6 @@
+"""Results as tables and figures; nothing here knows how a number came about."""
+
+from ressa.report.figures import comparison_bars
+from ressa.report.table import Table, comparison_table, recovered
+
+__all__ = ["Table", "comparison_bars", "comparison_table", "recovered"]
