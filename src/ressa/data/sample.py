@@ -1,0 +1,39 @@
+"""The data a task hands to a model: one image, one prompt, and what may be known of the answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and one prompt; `target` is the text to learn (None when the sample is only asked).
+
+    `image` is a path (opened when it is needed) or a PIL image. `id` names the sample within its dataset.
+    """
+
+    image: Path | Image.Image
+    prompt: str
+    target: str | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Question(Sample):
+    """A question about an image with the answers that people gave (10 in VQAv2 and OK-VQA, 1 in GQA).
+
+    `kinds` are the groups in which the question is also scored on its own, such as VQAv2's `question_type`.
+    """
+
+    question: str = ""
+    answers: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaptionedImage(Sample):
+    """An image with its reference captions and, where the dataset says so, the names of the objects in it."""
+
+    captions: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
