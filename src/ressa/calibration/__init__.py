@@ -1,0 +1,1 @@
+"""Calibration: what pruning methods learn from a model's inputs, and the walk that gathers it."""

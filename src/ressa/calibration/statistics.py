@@ -1,0 +1,212 @@
+"""What a pruning method needs to know of a linear's inputs, accumulated in fp32 batch by batch.
+
+Each class knows padding (`keep`), can be merged with another of its kind and summed over processes, and gives
+the same answer however the tokens were split. A richer one answers everything a poorer one does:
+`InputNorm.norm` ⊂ `InputMoments.mean, .variance` ⊂ `Hessian.matrix`.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ressa.calibration.precision import full_precision
+from ressa.errors import RunError
+
+
+class Statistics(Protocol):
+    """What every statistic can do; methods read the rest."""
+
+    count: int
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None: ...
+
+    def update(self, x: Tensor, keep: Tensor | None = None) -> None:
+        """Take in x (..., in) of any float dtype; tokens where keep (...) is False are left out."""
+
+    def merge(self, other) -> None:
+        """Take in what another statistic of the same kind and width has seen."""
+
+    def all_reduce(self) -> None:
+        """Sum over all processes; without an initialised process group, nothing."""
+
+    def norm(self) -> Tensor:
+        """fp32 (in,): √(mean of x_j² over tokens)."""
+
+
+class InputNorm:
+    """Root mean square of each input over the kept tokens: Wanda's ‖x_j‖₂ up to the constant √tokens."""
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.sum_squares = torch.zeros(in_features, dtype=torch.float32, device=device)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, keep: Tensor | None = None) -> None:
+        """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out, such as padding."""
+        tokens = _tokens(x, keep, self.sum_squares)
+        self.sum_squares += tokens.square().sum(0)
+        self.count += len(tokens)
+
+    def merge(self, other: "InputNorm") -> None:
+        """Take in what `other` has seen."""
+        self.sum_squares += other.sum_squares.to(self.sum_squares.device)
+        self.count += other.count
+
+    def all_reduce(self) -> None:
+        """Sum over all processes, if there are several."""
+        if _several_processes():
+            dist.all_reduce(self.sum_squares)
+            self.count = _total(self.count, self.sum_squares.device)
+
+    def norm(self) -> Tensor:
+        """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
+        return (self.sum_squares / _seen(self.count)).sqrt()
+
+
+class InputMoments:
+    """Mean and variance of each input over the kept tokens, and the number of samples they came from.
+
+    Means and squared deviations are combined by Chan's parallel update: nothing cancels when a mean is large.
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.samples = 0
+        self._mean = torch.zeros(in_features, dtype=torch.float32, device=device)
+        self._deviations = torch.zeros(in_features, dtype=torch.float32, device=device)  # Σ (x − mean)²
+
+    @torch.no_grad()
+    def update(self, x: Tensor, keep: Tensor | None = None) -> None:
+        """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out, such as padding.
+
+        A batch (batch, tokens, in) counts as `batch` samples, anything of fewer dimensions as one.
+        """
+        tokens = _tokens(x, keep, self._mean)
+        self.samples += x.shape[0] if x.dim() > 2 else 1
+        if len(tokens):
+            mean = tokens.mean(0)
+            self._combine(len(tokens), mean, (tokens - mean).square().sum(0))
+
+    def merge(self, other: "InputMoments") -> None:
+        """Take in what `other` has seen."""
+        self.samples += other.samples
+        if other.count:
+            device = self._mean.device
+            self._combine(other.count, other._mean.to(device), other._deviations.to(device))
+
+    def all_reduce(self) -> None:
+        """Combine over all processes, if there are several."""
+        if not _several_processes():
+            return
+        device = self._mean.device
+        own, total = self.count, _total(self.count, device)
+        mean = self._mean * (own / max(total, 1))
+        dist.all_reduce(mean)
+        self._deviations += own * (self._mean - mean).square()
+        dist.all_reduce(self._deviations)
+        self._mean = mean
+        self.count = total
+        self.samples = _total(self.samples, device)
+
+    def norm(self) -> Tensor:
+        """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
+        return (self.variance() + self.mean().square()).sqrt()
+
+    def mean(self) -> Tensor:
+        """fp32 (in,): mean of x_j over tokens. Raises RunError if no token was seen."""
+        _seen(self.count)
+        return self._mean
+
+    def variance(self) -> Tensor:
+        """fp32 (in,): population variance of x_j over tokens. Raises RunError if no token was seen."""
+        return self._deviations / _seen(self.count)
+
+    def _combine(self, count: int, mean: Tensor, deviations: Tensor) -> None:
+        total = self.count + count
+        apart = mean - self._mean
+        self._deviations += deviations + apart.square() * (self.count * count / total)
+        self._mean = self._mean + apart * (count / total)
+        self.count = total
+
+
+class Hessian:
+    """H = 2 Σ x xᵀ / tokens of the layer's squared output error, and the moments of its inputs beside it.
+
+    SparseGPT divides by sequences, not tokens; its result does not depend on that factor.
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        self._sum = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)  # Σ x xᵀ
+        self._moments = InputMoments(in_features, device)
+
+    @property
+    def count(self) -> int:
+        """Tokens seen."""
+        return self._moments.count
+
+    @property
+    def samples(self) -> int:
+        """Samples seen."""
+        return self._moments.samples
+
+    @torch.no_grad()
+    def update(self, x: Tensor, keep: Tensor | None = None) -> None:
+        """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out."""
+        tokens = _tokens(x, keep, self._sum)
+        with full_precision(tokens.device):
+            self._sum.addmm_(tokens.T, tokens)
+        self._moments.update(x, keep)
+
+    def merge(self, other: "Hessian") -> None:
+        """Take in what `other` has seen."""
+        self._sum += other._sum.to(self._sum.device)
+        self._moments.merge(other._moments)
+
+    def all_reduce(self) -> None:
+        """Sum over all processes, if there are several."""
+        if _several_processes():
+            dist.all_reduce(self._sum)
+            self._moments.all_reduce()
+
+    def matrix(self) -> Tensor:
+        """fp32 (in, in): H, a fresh tensor. Raises RunError if no token was seen."""
+        return self._sum * (2 / _seen(self.count))
+
+    def norm(self) -> Tensor:
+        """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
+        return (self._sum.diagonal() / _seen(self.count)).sqrt()
+
+    def mean(self) -> Tensor:
+        """fp32 (in,): mean of x_j over tokens. Raises RunError if no token was seen."""
+        return self._moments.mean()
+
+    def variance(self) -> Tensor:
+        """fp32 (in,): variance of x_j over tokens. Raises RunError if no token was seen."""
+        return self._moments.variance()
+
+
+def _tokens(x: Tensor, keep: Tensor | None, like: Tensor) -> Tensor:
+    """The kept tokens of x as fp32 (tokens, in) on the device of `like`."""
+    chosen = x.reshape(-1, x.shape[-1]) if keep is None else x[keep.to(x.device, torch.bool)]
+    return chosen.to(like.device, torch.float32)
+
+
+def _seen(count: int) -> int:
+    if not count:
+        raise RunError(
+            "No calibration token reached this layer: the calibration set is empty or all padding, or the "
+            "model never runs this layer, so leave it out of the plan."
+        )
+    return count
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _total(number: int, device: torch.device) -> int:
+    tensor = torch.tensor(number, dtype=torch.int64, device=device)
+    dist.all_reduce(tensor)
+    return int(tensor)
