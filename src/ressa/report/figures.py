@@ -9,14 +9,16 @@ from matplotlib.figure import Figure
 
 from ressa.report.table import Result, task_title
 
-COLOURS = ("#4d4d4d", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")  # told apart by colour-blind readers
+# Told apart by colour-blind readers.
+COLOURS = ("#4d4d4d", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 
 
 def comparison_bars(results: Mapping[str, Result], path: str | Path, title: str = "") -> None:
     """Draw one group of bars a task and one for the average, one bar a model, and write it to `path` as PNG.
 
-    The first result (the dense model) is the unit: heights are per cent of its score, so that tasks with different
-    scales share one axis; the scores themselves stand above the bars. The legend gives each model's zeros by tower.
+    The first result (the dense model) is the unit: heights are per cent of its score, so that tasks with
+    different scales share one axis; the scores themselves stand above the bars. The legend gives each model's
+    zeros by tower.
     """
     reference = next(iter(results.values()))
     groups = [*reference["tasks"], "average"]
@@ -27,9 +29,11 @@ def comparison_bars(results: Mapping[str, Result], path: str | Path, title: str 
     top = 100.0
     for index, (name, result) in enumerate(results.items()):
         scores = [_score(result, group) for group in groups]
-        heights = [_per_cent(score, _score(reference, group)) for score, group in zip(scores, groups, strict=True)]
+        units = [_score(reference, group) for group in groups]
+        heights = [100 * score / unit if unit > 0 else 0.0 for score, unit in zip(scores, units, strict=True)]
         places = [group + (index - (len(results) - 1) / 2) * width for group in range(len(groups))]
-        bars = axes.bar(places, heights, width * 0.94, color=COLOURS[index % len(COLOURS)], label=_legend(name, result))
+        colour = COLOURS[index % len(COLOURS)]
+        bars = axes.bar(places, heights, width * 0.94, color=colour, label=_legend(name, result))
         axes.bar_label(bars, [f"{score:.1f}" for score in scores], padding=2, fontsize=8)
         top = max(top, *heights)
     axes.set_xticks(range(len(groups)), [label.replace(" (", "\n(") for label in labels], fontsize=10)
@@ -57,10 +61,6 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 def _score(result: Result, group: str) -> float:
     return float(result["average"] if group == "average" else result["tasks"][group]["score"])
-
-
-def _per_cent(score: float, unit: float) -> float:
-    return 100 * score / unit if unit > 0 else 0.0
 
 
 def _legend(name: str, result: Result) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import rich.table
 
-Result = Mapping[str, Any]  # "tasks": {task: {"score": …, "metric": …}}, "average", "sparsity": {tower: …}, "seconds"
+# "tasks": {task: {"score": …, "metric": …}}, "average", "sparsity": {tower: …}, "seconds"
+Result = Mapping[str, Any]
 
 TASK_TITLES = {
     "vqa": "VQA",
@@ -65,8 +66,8 @@ def recovered(dense: float, pruned: float, repaired: float) -> float | None:
 def comparison_table(results: Mapping[str, Result], title: str = "") -> Table:
     """One column a model, one row a task, then the average, the sparsity of every tower, and the seconds.
 
-    `results` maps a column title to a result; with the three of a whole run (`dense`, `pruned`, `repaired`) a last
-    column says what share of the loss repair recovered.
+    `results` maps a column title to a result; with the three of a whole run (`dense`, `pruned`, `repaired`)
+    a last column says what share of the loss repair recovered.
     """
     names = list(results)
     whole = {"dense", "pruned", "repaired"} <= set(names)

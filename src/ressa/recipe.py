@@ -1,0 +1,331 @@
+"""Everything a run needs, as one validated object; a recipe file is the same object in YAML.
+
+A file may hold several recipes, one YAML document each (separated by `---`): they run in that order.
+Importing this module costs no PyTorch, so that `ressa --help` is instant.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ressa.errors import UsageError
+from ressa.files import write_text
+
+TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
+TRAINING_TASKS = ("vqa", "okvqa", "gqa", "caption")
+DENSE = "dense"
+EMBEDDED = "embedded"
+
+
+def _names(allowed: tuple[str, ...]) -> BeforeValidator:
+    """Accepts "a,b" or a list of names out of `allowed`; repeats are dropped."""
+
+    def check(value: Any) -> Any:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        names = tuple(dict.fromkeys(str(name).strip() for name in names))
+        unknown = [name for name in names if name not in allowed]
+        if unknown or not names:
+            what = f"there is no task '{unknown[0]}'" if unknown else "no task is named"
+            raise ValueError(f"{what}: choose from {', '.join(allowed)}")
+        return names
+
+    return BeforeValidator(check)
+
+
+Positive = Annotated[int, Field(gt=0)]
+Rank = Annotated[int, Field(ge=0)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Tasks = Annotated[tuple[str, ...], _names(TASKS)]
+TrainingTasks = Annotated[tuple[str, ...], _names(TRAINING_TASKS)]
+
+
+class _Recipe(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(
+                f"there is no device '{value}': choose auto, cpu, cuda, cuda:0 and so on, or mps"
+            )
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as JSON-able data: everything but where it runs and where it is written.
+
+        A finished run with the same identity is not done again.
+        """
+        return self.model_dump(mode="json", exclude={"device", "output"})
+
+
+class PruneRecipe(_Recipe):
+    """Make a model sparse. A pattern is N:M such as 2:4, or a share of zeros such as 0.5 or 50%."""
+
+    command: Literal["prune"] = "prune"
+    model: str
+    output: Path
+    method: str = "wanda"
+    pattern: str = "2:4"
+    vision: str | None = None  # a tower's own pattern or `dense`; None: as `pattern` says
+    connector: str | None = DENSE
+    language: str | None = None
+    allocation: Literal["uniform"] = "uniform"
+    calibration: str = EMBEDDED
+    tasks: TrainingTasks = TRAINING_TASKS  # where its samples come from: those of these that the folder has
+    samples: Positive = 128
+    batch_size: Positive = 16
+    dtype: Dtype = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)  # the method's own, such as a block size
+
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, value: str) -> str:
+        from ressa.methods import get_method
+
+        return get_method(value).name
+
+    @field_validator("pattern", "vision", "connector", "language", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any, info: ValidationInfo) -> Any:
+        """0.5 and "50%" become the same text; a scope is written where it is not the method's own."""
+        if value is None or value == DENSE or "method" not in info.data:
+            return value
+        from ressa.methods import get_method
+        from ressa.sparsity.pattern import Unstructured, parse_pattern
+
+        scope = get_method(info.data["method"]).scope
+        pattern = parse_pattern(value, scope=scope)
+        if isinstance(pattern, Unstructured) and pattern.scope != scope:
+            return f"{pattern.sparsity}@{pattern.scope}"
+        return str(pattern.sparsity) if isinstance(pattern, Unstructured) else str(pattern)
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ressa.methods import get_method
+
+        if "method" in info.data:
+            get_method(info.data["method"]).check_options(value)
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_prune(self) -> "PruneRecipe":
+        if set(self.towers().values()) == {DENSE}:
+            raise ValueError("every tower is dense, so nothing would be pruned: give one a pattern")
+        return self
+
+    def towers(self) -> dict[str, str]:
+        """Tower → pattern or `dense`."""
+        own = {"vision": self.vision, "connector": self.connector, "language": self.language}
+        return {tower: self.pattern if pattern is None else pattern for tower, pattern in own.items()}
+
+
+class RepairRecipe(_Recipe):
+    """Train SparseLoRA on a pruned model, the dense one as teacher, and merge it into the kept weights."""
+
+    command: Literal["repair"] = "repair"
+    model: str  # the pruned folder
+    dense: str | None = None  # None: what the pruned folder says it was made from
+    output: Path
+    data: str = EMBEDDED
+    tasks: TrainingTasks = TRAINING_TASKS
+    samples: Positive = 25_000
+    epochs: float = Field(1.0, gt=0)
+    batch_size: Positive = 32
+    learning_rate: float = Field(1e-4, gt=0)
+    rank_vision: Rank = 4
+    rank_connector: Rank = 2
+    rank_language: Rank = 8
+    alpha: float = Field(16.0, gt=0)
+    kd_weight: float = Field(0.1, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    dtype: Dtype = "auto"
+
+
+class EvaluateRecipe(_Recipe):
+    """Score a model on the tasks of a dataset folder."""
+
+    command: Literal["evaluate"] = "evaluate"
+    model: str
+    output: Path | None = None  # a JSON file
+    data: str = EMBEDDED
+    tasks: Tasks = TASKS
+    split: str = "test"
+    limit: Positive | None = None  # images a task looks at
+    batch_size: Positive = 32
+    beams: Positive = 1
+    dtype: Dtype = "auto"
+
+
+class DemoRecipe(_Recipe):
+    """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
+
+    command: Literal["demo"] = "demo"
+    model: str = EMBEDDED
+    output: Path = Path("runs/demo")
+    data: str = EMBEDDED
+    method: str = "wanda"
+    pattern: str = "2:4"
+    samples: Positive = 128
+    evaluation_limit: Positive = 200
+    evaluation_batch: Positive = 64
+    repair_samples: Positive = 8_000
+    repair_batch: Positive = 32
+    repair_rate: float = Field(1e-3, gt=0)
+    rank_vision: Rank = 8
+    rank_connector: Rank = 2
+    rank_language: Rank = 16
+    kd_weight: float = Field(0.1, ge=0, le=1)
+
+    @property
+    def prune(self) -> PruneRecipe:
+        """Vision and language pruned alike, the connector dense."""
+        return PruneRecipe(
+            model=self.model,
+            output=self.output / "pruned",
+            method=self.method,
+            pattern=self.pattern,
+            calibration=self.data,
+            samples=self.samples,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    @property
+    def repair(self) -> RepairRecipe:
+        """SparseLoRA on the pruned folder, taught by the dense one."""
+        return RepairRecipe(
+            model=str(self.output / "pruned"),
+            dense=self.model,
+            output=self.output / "repaired",
+            data=self.data,
+            samples=self.repair_samples,
+            batch_size=self.repair_batch,
+            learning_rate=self.repair_rate,
+            rank_vision=self.rank_vision,
+            rank_connector=self.rank_connector,
+            rank_language=self.rank_language,
+            kd_weight=self.kd_weight,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def evaluate(self, stage: str) -> EvaluateRecipe:
+        """The same questions for every stage: `dense`, `pruned` or `repaired`."""
+        return EvaluateRecipe(
+            model=str(self.output / stage),
+            output=self.output / f"{stage}.json",
+            data=self.data,
+            limit=self.evaluation_limit,
+            batch_size=self.evaluation_batch,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2:4 is the text "2:4", not the base-60 number 124 that YAML 1.1 makes of it."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
+
+Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | DemoRecipe
+RECIPES: dict[str, type[Recipe]] = {
+    kind.model_fields["command"].default: kind
+    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, DemoRecipe)
+}
+
+
+def make_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values, `command` saying which. Raises UsageError for the first thing wrong."""
+    if not isinstance(values, dict):
+        raise UsageError("A recipe is a list of 'key: value' lines, the first being 'command: prune', say.")
+    command = values.get("command")
+    if command not in RECIPES:
+        wrong = f"'{command}' is not a command" if command else "The recipe names no command"
+        raise UsageError(f"{wrong}: write 'command:' and one of {', '.join(RECIPES)}.")
+    kind = RECIPES[command]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_sentence(kind, error)) from None
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML, every option written out, the command first."""
+    values = {"command": recipe.command, **recipe.model_dump(mode="json")}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def write_recipe(path: str | Path, recipe: Recipe) -> None:
+    """Write a recipe file."""
+    write_text(path, to_yaml(recipe))
+
+
+def from_yaml(text: str) -> list[Recipe]:
+    """The recipes in a YAML text, one a document. Raises UsageError when it is not YAML or one is wrong."""
+    try:
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+    except yaml.YAMLError as error:
+        raise UsageError(f"The recipe is not YAML: {' '.join(str(error).split())}.") from None
+    if not documents:
+        raise UsageError("The recipe is empty: write 'command: prune', 'model: …' and 'output: …', say.")
+    return [make_recipe(document) for document in documents]
+
+
+def read_recipes(path: str | Path) -> list[Recipe]:
+    """The recipes in a file; relative paths in it are relative to the folder the command runs in."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"There is no recipe file {path}: check the path.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe file {path} is not readable text: {error}.") from None
+    return from_yaml(text)
+
+
+def _sentence(kind: type[Recipe], error: ValidationError) -> str:
+    """The first thing a validation found wrong, as one sentence."""
+    problem = error.errors(include_url=False)[0]
+    command = kind.model_fields["command"].default
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, kind.model_fields, 1)
+        known = f"did you mean '{close[0]}'?" if close else f"its keys are {', '.join(kind.model_fields)}."
+        return f"A {command} recipe has no key '{key}': {known}"
+    if problem["type"] == "missing":
+        return f"The {command} recipe lacks '{key}': add it."
+    if problem["type"] == "value_error":
+        text = str(problem["ctx"]["error"]).rstrip(".")
+        return f"{text[:1].upper()}{text[1:]}."
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return f"'{key}' of the {command} recipe cannot be {problem['input']!r}: {message}."

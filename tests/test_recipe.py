@@ -1,0 +1,123 @@
+"""Recipes: the same object in YAML and in Python, and a sentence for everything that is wrong with one."""
+
+import pytest
+
+from ressa.errors import UsageError
+from ressa.recipe import (
+    RECIPES,
+    DemoRecipe,
+    EvaluateRecipe,
+    PruneRecipe,
+    RepairRecipe,
+    from_yaml,
+    make_recipe,
+    read_recipes,
+    to_yaml,
+    write_recipe,
+)
+
+PRUNE = {"command": "prune", "model": "m", "output": "o"}
+
+EXAMPLES = [
+    PruneRecipe(model="m", output="o", pattern="50%", vision="dense", language="4:8", seed=3),
+    PruneRecipe(model="m", output="o", method="magnitude", pattern="0.5", vision="0.5@row"),
+    RepairRecipe(model="p", dense="m", output="o", learning_rate=3e-5, tasks="caption"),
+    EvaluateRecipe(model="m", tasks=["vqa", "retrieval"], limit=10),
+    DemoRecipe(model="embedded-llava"),
+]
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES, ids=lambda recipe: recipe.command)
+def test_a_recipe_survives_yaml(recipe):
+    assert from_yaml(to_yaml(recipe)) == [recipe]
+
+
+def test_several_recipes_share_a_file(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text("---\n".join(map(to_yaml, EXAMPLES)))
+    assert read_recipes(path) == EXAMPLES
+    write_recipe(path, EXAMPLES[0])
+    assert read_recipes(path) == EXAMPLES[:1]
+
+
+def test_every_command_has_an_example_here():
+    assert {recipe.command for recipe in EXAMPLES} == set(RECIPES)
+
+
+def test_an_unquoted_pattern_is_not_a_base_60_number():
+    (recipe,) = from_yaml("command: prune\nmodel: m\noutput: o\npattern: 2:4\nlanguage: 0.6\nsamples: 64\n")
+    assert (recipe.pattern, recipe.language, recipe.samples) == ("2:4", "0.6", 64)
+    (recipe,) = from_yaml("command: repair\nmodel: m\noutput: o\nlearning_rate: 1e-4\n")
+    assert recipe.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("spelling", [0.5, "0.5", "50%", ".5", "50 %"])
+def test_spellings_of_one_pattern_are_one_recipe(spelling):
+    assert PruneRecipe(model="m", output="o", pattern=spelling).pattern == "0.5"
+
+
+def test_towers_follow_the_pattern_unless_they_have_their_own():
+    recipe = PruneRecipe(model="m", output="o", pattern="2:4", language="dense")
+    assert recipe.towers() == {"vision": "2:4", "connector": "dense", "language": "dense"}
+
+
+def test_identity_leaves_out_where_it_runs_and_is_written():
+    here = PruneRecipe(model="m", output="a", device="cpu")
+    there = PruneRecipe(model="m", output="b", device="cuda:1")
+    assert here.identity() == there.identity()
+    assert here.identity() != PruneRecipe(model="m", output="a", seed=1).identity()
+
+
+def test_the_demo_is_made_of_recipes_a_user_could_write():
+    demo = DemoRecipe(model="embedded-llava", output="out", seed=2)
+    for recipe in (demo.prune, demo.repair, demo.evaluate("pruned")):
+        assert from_yaml(to_yaml(recipe)) == [recipe]
+        assert recipe.seed == 2
+    assert demo.repair.model == str(demo.prune.output)
+    assert demo.prune.towers() == {"vision": "2:4", "connector": "dense", "language": "2:4"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"command": "prune", "output": "o"}, "lacks 'model'"),
+        (PRUNE | {"patern": "2:4"}, "did you mean 'pattern'?"),
+        (PRUNE | {"colour": "red"}, "no key 'colour': its keys are"),
+        (PRUNE | {"pattern": "4:2"}, "4:2"),
+        (PRUNE | {"pattern": 1.5}, "1.5"),
+        (PRUNE | {"language": -0.1}, "-0.1"),
+        (PRUNE | {"method": "wonda"}, "wonda"),
+        (PRUNE | {"options": {"blocks": 3}}, "no option 'blocks'"),
+        (PRUNE | {"vision": "dense", "language": "dense"}, "nothing would be pruned"),
+        (PRUNE | {"samples": 0}, "'samples' of the prune recipe cannot be 0"),
+        (PRUNE | {"device": "gpu"}, "no device 'gpu'"),
+        (PRUNE | {"dtype": "int8"}, "'dtype'"),
+        ({"command": "evaluate", "model": "m", "tasks": "vqa,chess"}, "no task 'chess'"),
+        ({"command": "evaluate", "model": "m", "tasks": []}, "o task is named"),
+        ({"command": "repair", "model": "m", "output": "o", "kd_weight": 2}, "'kd_weight'"),
+        ({"command": "fly"}, "'fly' is not a command"),
+        ({"model": "m"}, "names no command"),
+        (["prune"], "key: value"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(values, said):
+    with pytest.raises(UsageError) as error:
+        make_recipe(values)
+    sentence = str(error.value)
+    assert said in sentence
+    assert "\n" not in sentence
+    assert sentence[-1] in ".?"
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("a: [", "not YAML"), ("3", "key: value")])
+def test_a_text_that_is_no_recipe_is_refused(text, said):
+    with pytest.raises(UsageError, match=said):
+        from_yaml(text)
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no recipe file"):
+        read_recipes(tmp_path / "absent.yaml")
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(UsageError, match="not readable"):
+        read_recipes(tmp_path / "picture.yaml")
