@@ -64,7 +64,7 @@ QUERIES = 4
 
 @dataclass(frozen=True)
 class Family:
-    """One model family: `build()` makes the model, `inputs(seed)` a batch; the rest is what tests expect of it."""
+    """One model family: `build()` makes the model, `inputs(seed)` a batch; the rest is what tests expect."""
 
     name: str
     build: Callable[[], hf.PreTrainedModel]
@@ -278,7 +278,8 @@ def _smolvlm() -> hf.PreTrainedModel:
     return hf.SmolVLMForConditionalGeneration(config)
 
 
-BLIP_TEXT = {  # as wide as the vision tower: the answer decoder attends to the question encoder with its weights
+# As wide as the vision tower: the answer decoder attends to the question encoder with layers made for images.
+BLIP_TEXT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
     "encoder_hidden_size": 16,
