@@ -5,6 +5,7 @@ What differs between families is found by structure: whether the language model 
 whether it has a chat template, and which of its outputs run along the text (their shape).
 """
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ressa.data.images import ImageCache
+from ressa.data.remembering import RememberingImageProcessor
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 
@@ -37,7 +39,8 @@ class Batcher:
                 f"{type(processor).__name__} does not process both images and text: "
                 "give a vision-language model saved with its processor."
             )
-        self.processor = processor
+        self.processor = copy.copy(processor)  # the caller's keeps its own image processor
+        self.processor.image_processor = RememberingImageProcessor(processor.image_processor)
         self.tokenizer = processor.tokenizer
         text_config = config.get_text_config()
         self.encoder_decoder = bool(config.is_encoder_decoder or text_config.is_encoder_decoder)

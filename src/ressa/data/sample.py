@@ -33,7 +33,10 @@ class Question(Sample):
 
 @dataclass(frozen=True)
 class CaptionedImage(Sample):
-    """An image with its reference captions and, where the dataset says so, the names of the objects in it."""
+    """An image with its reference captions and, where the dataset says so, the objects in it.
+
+    An object is given by the forms of its name, such as ("dog", "dogs").
+    """
 
     captions: tuple[str, ...] = ()
-    objects: tuple[str, ...] = ()
+    objects: tuple[tuple[str, ...], ...] = ()

@@ -1,0 +1,77 @@
+"""An image processor that does not process an image again while it remembers it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+
+Row = dict[str, Tensor]
+
+
+class RememberingImageProcessor:
+    """Stands in for an image processor; the last `size` images keep their processed rows.
+
+    Nine questions about one image then cost one resize. It serves families whose every output has one row
+    an image; where outputs depend on the batch (patches packed together, padding to the largest image), the
+    wrapped processor is simply called.
+    """
+
+    def __init__(self, wrapped: Any, size: int = 64) -> None:
+        self._wrapped = wrapped
+        self._size = size
+        self._memory: OrderedDict[int, tuple[Image.Image, Row]] = OrderedDict()
+        self._separable = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_wrapped"], name)
+
+    def __call__(self, images: Any, **options: Any) -> BatchFeature:
+        flat = _flat(images)
+        rows = self._rows(flat, options) if flat and self._separable else None
+        joined = _join(rows) if rows else None
+        if joined is None:
+            return self._wrapped(images, **options)
+        return joined
+
+    def _rows(self, images: list[Image.Image], options: dict[str, Any]) -> list[Row] | None:
+        """One processed row for each image, or None where the outputs cannot be taken apart."""
+        new = {id(image): image for image in images if id(image) not in self._memory}
+        if new:
+            rows = _split(self._wrapped(list(new.values()), **options), len(new))
+            if rows is None:
+                self._separable = False
+                return None
+            for (key, image), row in zip(new.items(), rows, strict=True):
+                self._memory[key] = (image, row)  # keeping the image keeps its id() its own
+        found = []
+        for image in images:
+            self._memory.move_to_end(id(image))
+            found.append(self._memory[id(image)][1])
+        while len(self._memory) > self._size:
+            self._memory.popitem(last=False)
+        return found
+
+
+def _flat(images: Any) -> list[Image.Image] | None:
+    """The images of a list, or of a list of one-image lists; None for anything else."""
+    if not isinstance(images, Sequence):
+        return None
+    flat = [image[0] if isinstance(image, list) and len(image) == 1 else image for image in images]
+    return flat if all(isinstance(image, Image.Image) for image in flat) else None
+
+
+def _split(processed: BatchFeature, count: int) -> list[Row] | None:
+    if any(not isinstance(value, Tensor) or len(value) != count for value in processed.values()):
+        return None
+    return [{key: value[index] for key, value in processed.items()} for index in range(count)]
+
+
+def _join(rows: list[Row]) -> BatchFeature | None:
+    """The batch of these rows; None where they have different shapes."""
+    if any(row[key].shape != value.shape for row in rows for key, value in rows[0].items()):
+        return None
+    return BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
