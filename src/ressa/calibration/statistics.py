@@ -18,9 +18,11 @@ from ressa.errors import RunError
 class Statistics(Protocol):
     """What every statistic can do; methods read the rest."""
 
-    count: int
-
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None: ...
+
+    @property
+    def count(self) -> int:
+        """Tokens seen."""
 
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
         """Take in x (..., in) of any float dtype; tokens where keep (...) is False are left out."""

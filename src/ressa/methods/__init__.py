@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ressa.calibration.statistics import InputNorm, Statistics
+from ressa.calibration.statistics import Hessian, InputMoments, InputNorm, Statistics
 from ressa.errors import UsageError
-from ressa.methods import magnitude, random, wanda
+from ressa.methods import dsnot, magnitude, random, sparsegpt, wanda
 from ressa.sparsity.pattern import Scope
 
 
@@ -26,6 +26,7 @@ class Method:
     statistics: class to gather from the layer's inputs, None for none (see also `needs`).
     updates_weights: whether kept weights change, so that a dense copy is needed to have them back.
     scope: over what the method's paper compares weights when sparsity is unstructured.
+    choose_statistics: where the class depends on the options; ask `needs`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Method:
     statistics: type[Statistics] | None
     updates_weights: bool
     scope: Scope
+    choose_statistics: Callable[[Mapping[str, Any]], type[Statistics]] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -52,7 +54,7 @@ class Method:
 
     def needs(self, options: Mapping[str, Any]) -> type[Statistics] | None:
         """The statistics class to gather when it runs with these options."""
-        return self.statistics
+        return self.choose_statistics(options) if self.choose_statistics else self.statistics
 
 
 METHODS: dict[str, Method] = {
@@ -61,6 +63,8 @@ METHODS: dict[str, Method] = {
         Method("random", random.apply, statistics=None, updates_weights=False, scope="layer"),
         Method("magnitude", magnitude.apply, statistics=None, updates_weights=False, scope="layer"),
         Method("wanda", wanda.apply, statistics=InputNorm, updates_weights=False, scope="row"),
+        Method("sparsegpt", sparsegpt.apply, statistics=Hessian, updates_weights=True, scope="layer"),
+        Method("dsnot", dsnot.apply, InputMoments, False, "row", dsnot.choose_statistics),
     )
 }
 
