@@ -1,0 +1,10 @@
+"""Kernels, each beside the plain torch function that says what it computes."""
+
+from ressa.kernels.sparse_lora import (
+    effective_weight,
+    masked_gradients,
+    masked_reduction,
+    sparse_lora_linear,
+)
+
+__all__ = ["effective_weight", "masked_gradients", "masked_reduction", "sparse_lora_linear"]

@@ -1,0 +1,118 @@
+"""The Triton kernels compute what the plain torch functions say: on a GPU, or in Triton's interpreter.
+
+`test_triton_interpreter.py` runs this file in the interpreter where there is no GPU.
+"""
+
+import os
+
+import pytest
+import torch
+from kernel_cases import SHAPES, error, exact_reduction, exact_weight, layer
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+pytest.importorskip("triton")
+
+from ressa.kernels import sparse_lora, sparse_lora_torch, sparse_lora_triton  # noqa: E402
+
+# (weights, factors, bound on the relative error): half a unit in the last place of bf16 is 2⁻⁹, and the
+# interpreter truncates to bf16 instead of rounding, which doubles it.
+DTYPES = [
+    (torch.float32, torch.float32, 1e-6),
+    (torch.bfloat16, torch.bfloat16, 5e-3),
+    (torch.bfloat16, torch.float32, 5e-3),
+    (torch.float16, torch.float16, 1e-3),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "factors", "bound"), DTYPES, ids=str)
+def test_effective_weight_is_the_masked_sum(shape, dtype, factors, bound):
+    case = layer(shape, dtype, factors, device=DEVICE)
+    arguments = (case.weight, case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    found = sparse_lora_triton.effective_weight(*arguments, torch.full_like(case.weight, torch.nan))
+    plain = sparse_lora_torch.effective_weight(*arguments, torch.full_like(case.weight, torch.nan))
+    assert error(found, exact_weight(case)) < bound
+    assert error(plain, exact_weight(case)) < bound
+    assert torch.equal(found == 0, plain == 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "factors", "bound"), DTYPES, ids=str)
+def test_reduction_is_the_two_masked_products(shape, dtype, factors, bound):
+    case = layer(shape, dtype, factors, device=DEVICE)
+    gradient = torch.randn_like(case.weight)
+    before = gradient.clone()
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    found = sparse_lora_triton.masked_reduction(gradient, *arguments)
+    assert torch.equal(gradient, before)
+    plain = sparse_lora_torch.masked_reduction(gradient.clone(), *arguments)
+    for one, other, exact in zip(found, plain, exact_reduction(case, gradient), strict=True):
+        assert one.dtype == other.dtype == factors
+        assert error(one, exact) < bound
+        assert error(other, exact) < bound
+
+
+def test_tiles_and_parts_of_every_size_cover_everything():
+    case = layer((75, 140, 5), device=DEVICE)
+    arguments = (case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    gradient = torch.randn_like(case.weight)
+    for rows, bytes_, per_program in ((16, 2, 16), (16, 8, 48), (64, 4, 128)):
+        weight = sparse_lora_triton.effective_weight(
+            case.weight,
+            case.packed,
+            *arguments,
+            torch.full_like(case.weight, torch.nan),
+            block_rows=rows,
+            block_bytes=bytes_,
+        )
+        assert error(weight, exact_weight(case)) < 1e-6
+        found = sparse_lora_triton.masked_reduction(
+            gradient,
+            case.packed,
+            *arguments,
+            block_rows=rows,
+            block_bytes=bytes_,
+            rows_per_program=per_program,
+        )
+        for one, exact in zip(found, exact_reduction(case, gradient), strict=True):
+            assert error(one, exact) < 1e-6
+
+
+def test_what_the_mask_drops_is_zero_whatever_it_was():
+    case = layer((24, 40, 4), device=DEVICE)
+    case.weight[~case.mask] = torch.nan
+    out = torch.full_like(case.weight, torch.nan)
+    sparse_lora_triton.effective_weight(
+        case.weight, case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling, out
+    )
+    assert torch.equal(out == 0, ~case.mask)
+
+
+def test_same_bits_every_time():
+    case = layer((130, 300, 20), torch.bfloat16, device=DEVICE)
+    gradient = torch.randn_like(case.weight)
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    first = sparse_lora_triton.masked_reduction(gradient, *arguments)
+    for one, other in zip(first, sparse_lora_triton.masked_reduction(gradient, *arguments), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layer_on_the_kernels_has_the_gradients_of_the_formula(monkeypatch, dtype):
+    monkeypatch.setattr(sparse_lora, "_implementation", lambda tensor: sparse_lora_triton)
+    case = layer((75, 44, 6), dtype, tokens=30, device=DEVICE)
+    x = case.x.requires_grad_()
+    y = sparse_lora.sparse_lora_linear(
+        x, case.weight, case.packed, case.lora_a, case.lora_b, case.scaling, case.bias
+    )
+    found = torch.autograd.grad(y, (x, case.lora_a, case.lora_b), case.grad_out)
+    weight, gradient = exact_weight(case), case.grad_out.double().t() @ x.detach().double()
+    bound = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    assert error(y, x.detach().double() @ weight.t() + case.bias.detach().double()) < bound
+    for one, exact in zip(
+        found, (case.grad_out.double() @ weight, *exact_reduction(case, gradient)), strict=True
+    ):
+        assert error(one, exact) < bound
