@@ -1,4 +1,4 @@
-"""One folder of a dataset in the public formats, and the samples it gives for evaluation and for training.
+"""One folder of a dataset in the public formats.
 
 A user assembles it from official downloads by renaming (or linking) them, for each split one has
 (`train`, `calibration`, `val`, `test`, ... any name):
@@ -15,18 +15,21 @@ A user assembles it from official downloads by renaming (or linking) them, for e
 Only what is used has to be there.
 """
 
-import random
 from pathlib import Path
-from typing import Literal, get_args
 
 from ressa.data.coco import image_names, read_captions
 from ressa.data.gqa import read_gqa
 from ressa.data.karpathy import read_karpathy
-from ressa.data.sample import CaptionedImage, Question, Sample
+from ressa.data.sample import CaptionedImage, Question
 from ressa.data.vqa import read_vqa
 from ressa.errors import UsageError
 
-Mixture = Literal["captions", "qa", "mix"]
+FILES = {
+    "caption": "captions_{}.json",
+    "vqa": "questions_{}.json",
+    "okvqa": "okvqa_questions_{}.json",
+    "gqa": "gqa_{}.json",
+}
 
 
 class DatasetFolder:
@@ -42,6 +45,10 @@ class DatasetFolder:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    def has(self, task: str, split: str) -> bool:
+        """Whether the file of a training task (a key of `FILES`) is there."""
+        return (self.path / FILES[task].format(split)).is_file()
 
     def images(self, split: str) -> Path:
         below = self.path / "images" / split
@@ -81,53 +88,3 @@ class DatasetFolder:
     def _names(self, split: str) -> dict[str, str]:
         captions = self.path / f"captions_{split}.json"
         return image_names(captions) if captions.is_file() else {}
-
-
-def training_samples(
-    folder: str | Path, split: str, count: int, seed: int = 0, mixture: Mixture = "captions"
-) -> list[Sample]:
-    """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
-
-    `captions`: one caption an image, then second captions once every image has given one, and so on
-    (RESSA's choice). `qa`: questions of VQAv2, OK-VQA and GQA, whichever files the split has, each with its
-    most common answer. `mix`: half and half. A split with fewer gives all it has. Raises UsageError when
-    there is nothing to draw from.
-    """
-    if mixture not in get_args(Mixture):
-        raise UsageError(f"mixture {mixture!r} is unknown: choose one of {', '.join(get_args(Mixture))}.")
-    if count < 1:
-        raise UsageError(f"{count} samples were asked for: ask for at least one.")
-    data = DatasetFolder(folder)
-    rng = random.Random(seed)
-    if mixture == "captions":
-        return _caption_samples(data.captions(split), count, rng)
-    if mixture == "qa":
-        return _question_samples(data, split, count, rng)
-    half = count // 2
-    samples = _caption_samples(data.captions(split), count - half, rng)
-    samples += _question_samples(data, split, half, rng) if half else []
-    rng.shuffle(samples)
-    return samples
-
-
-def _caption_samples(images: list[CaptionedImage], count: int, rng: random.Random) -> list[Sample]:
-    shuffled = rng.sample(images, len(images))
-    orders = [rng.sample(image.captions, len(image.captions)) for image in shuffled]
-    samples = []
-    for turn in range(max(map(len, orders))):
-        for image, captions in zip(shuffled, orders, strict=True):
-            if turn < len(captions):
-                samples.append(Sample(image.image, image.prompt, captions[turn], image.id))
-            if len(samples) == count:
-                return samples
-    return samples
-
-
-def _question_samples(data: DatasetFolder, split: str, count: int, rng: random.Random) -> list[Sample]:
-    readers = {"questions_": data.vqa, "okvqa_questions_": data.okvqa, "gqa_": data.gqa}
-    present = [read for prefix, read in readers.items() if (data.path / f"{prefix}{split}.json").is_file()]
-    if not present:
-        raise UsageError(f"{data.path} has no questions for the split {split!r}: add questions_{split}.json.")
-    questions = [question for read in present for question in read(split)]
-    chosen = rng.sample(questions, min(count, len(questions)))
-    return [Sample(question.image, question.prompt, question.target, question.id) for question in chosen]

@@ -1,0 +1,82 @@
+"""Image-text samples with targets, drawn from a dataset folder: what calibration and repair run on."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from ressa.data.folder import FILES, DatasetFolder
+from ressa.data.sample import CaptionedImage, Question, Sample
+from ressa.errors import UsageError
+
+CAPTIONS, QA = ["caption"], ["vqa", "okvqa", "gqa"]
+
+
+def training_samples(
+    folder: str | Path, split: str, count: int, seed: int = 0, mixture: str | Sequence[str] = "captions"
+) -> list[Sample]:
+    """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
+
+    mixture: `captions` (RESSA's choice), `qa` (questions of VQAv2, OK-VQA and GQA, those the split has),
+    `mix` (half and half), or task names (`caption`, `vqa`, `okvqa`, `gqa`: equal shares of those the split
+    has). Captions are drawn one an image, then second captions once every image has given one, and so on; a
+    question's target is its most common answer. A split with fewer samples gives all it has. Raises
+    UsageError when there is nothing to draw from.
+    """
+    if count < 1:
+        raise UsageError(f"{count} samples were asked for: ask for at least one.")
+    data = DatasetFolder(folder)
+    rng = random.Random(seed)
+    pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
+    samples = _evenly([_evenly(group, count) for group in pools], count)
+    rng.shuffle(samples)
+    return samples
+
+
+def _groups(data: DatasetFolder, split: str, mixture: str | Sequence[str]) -> list[list[str]]:
+    """Groups of tasks with equal shares, each task's file being there."""
+    names = {"captions": [CAPTIONS], "qa": [QA], "mix": [CAPTIONS, QA]}
+    if isinstance(mixture, str) and mixture in names:
+        wanted = names[mixture]
+    else:
+        tasks = [mixture] if isinstance(mixture, str) else list(mixture)
+        unknown = [task for task in tasks if task not in FILES]
+        if unknown or not tasks:
+            raise UsageError(
+                f"mixture {mixture!r} is unknown: choose captions, qa, mix or some of {', '.join(FILES)}."
+            )
+        wanted = [tasks]
+    present = [[task for task in group if data.has(task, split)] for group in wanted]
+    for group, tasks in zip(wanted, present, strict=True):
+        if not tasks:
+            missing = " or ".join(FILES[task].format(split) for task in group)
+            raise UsageError(f"{data.path} has no {missing}: add it, or choose another split than {split!r}.")
+    return present
+
+
+def _pool(data: DatasetFolder, task: str, split: str, rng: random.Random) -> list[Sample]:
+    """All samples of a task in a random order."""
+    if task == "caption":
+        return _caption_samples(data.captions(split), rng)
+    questions: list[Question] = getattr(data, task)(split)
+    samples = [Sample(each.image, each.prompt, each.target, each.id) for each in questions]
+    return rng.sample(samples, len(samples))
+
+
+def _caption_samples(images: list[CaptionedImage], rng: random.Random) -> list[Sample]:
+    shuffled = rng.sample(images, len(images))
+    orders = [rng.sample(image.captions, len(image.captions)) for image in shuffled]
+    return [
+        Sample(image.image, image.prompt, captions[turn], image.id)
+        for turn in range(max(map(len, orders)))
+        for image, captions in zip(shuffled, orders, strict=True)
+        if turn < len(captions)
+    ]
+
+
+def _evenly(pools: list[list[Sample]], count: int) -> list[Sample]:
+    """`count` samples from the pools' fronts in equal shares; what one lacks the others give."""
+    samples: list[Sample] = []
+    for number, pool in enumerate(sorted(pools, key=len)):
+        share = (count - len(samples)) // (len(pools) - number)
+        samples += pool[:share]
+    return samples
