@@ -1,0 +1,125 @@
+"""Which positions of a linear's input count towards statistics: all but padding.
+
+A block says itself what is padding: its attention mask leaves out the keys that no position may attend to.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ressa.calibration.capture import Call
+
+
+class Kept:
+    """Which positions count, for the inputs of all linears within one call of one block.
+
+    attention_mask: (batch, length), of the model's inputs, for blocks that are given no mask of their own.
+    labels: (batch, length), -100 where there is none, for the decoder of an encoder-decoder model.
+    Positions are told by length and, where a block works on a part of its hidden states (a Q-Former on its
+    queries), by the slice that the part is. Inputs of unknown origin count as a whole.
+    """
+
+    def __init__(
+        self, block: nn.Module, call: Call, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> None:
+        arguments = _arguments(block, call)
+        states = [t for t in arguments.values() if t.is_floating_point() and t.dim() == 3]
+        self.hidden = states[0] if states else None
+        self.others = states[1:]
+        self.positions: Tensor | None = None  # bool (batch, length) of the hidden states; None keeps all
+        self.keys: dict[int, Tensor] = {}  # number of keys → bool (batch, keys), of what is attended to
+        self.spans: dict[int, int] = {}  # length of a part → where in the hidden states it begins
+        if self.hidden is None:
+            return
+        batch, length = self.hidden.shape[:2]
+        for name, tensor in arguments.items():
+            if "mask" not in name or (attended := _attended(tensor, batch)) is None:
+                continue
+            crossed = "encoder" in name or "cross" in name
+            if not crossed and attended.shape[1] == length:
+                self.positions = attended
+            else:
+                self.keys[attended.shape[1]] = attended
+        if self.positions is None and attention_mask is not None and attention_mask.shape == (batch, length):
+            self.positions = attention_mask.bool()
+        if labels is not None and labels.shape == (batch, length):
+            labelled = labels != -100
+            self.positions = (
+                labelled if self.positions is None else self.positions & labelled.to(self.hidden.device)
+            )
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A linear's input as (batch, length, …, in) again where the block flattened it, and which of its
+        positions count: bool of the shape before `in`, or None for all."""
+        if (
+            self.hidden is not None
+            and x.dim() == 2
+            and len(x) == self.hidden.shape[:2].numel() != len(self.hidden)
+        ):
+            x = x.reshape(*self.hidden.shape[:2], -1)
+        return x, self._positions(x)
+
+    def _positions(self, x: Tensor) -> Tensor | None:
+        if self.hidden is None or x.dim() < 3 or len(x) != len(self.hidden):
+            return None
+        batch, length = self.hidden.shape[:2]
+        n = x.shape[1]
+        if any(x is other for other in self.others):
+            kept = self.keys.get(n)
+        elif n == length:
+            kept = self.positions
+        else:
+            if x.stride(1) and x.stride(0) == length * x.stride(1):  # a slice of something that long
+                self.spans[n] = x.storage_offset() // x.stride(1) % length
+            begin = self.spans.get(n)
+            if begin is None:
+                kept = self.keys.get(n)
+            else:
+                kept = None if self.positions is None else self.positions[:, begin : begin + n]
+        return None if kept is None else kept.reshape(batch, n, *[1] * (x.dim() - 3)).expand(x.shape[:-1])
+
+
+def _arguments(block: nn.Module, call: Call) -> dict[str, Tensor]:
+    """The tensors a block is called with, by the names of its parameters."""
+    bound = inspect.signature(block.forward).bind_partial(*call.args, **call.kwargs)
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            named |= {f"{name}{i}": item for i, item in enumerate(value)}
+        else:
+            named[name] = value
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def _attended(mask: Tensor, batch: int) -> Tensor | None:
+    """bool (batch, keys): the keys that some position may attend to; None if this is no attention mask.
+
+    mask: (batch, keys), (batch, queries, keys) or (batch, heads, queries, keys); bool or integer: true where
+    attended; float: added to the scores, so hugely negative where not.
+    """
+    if mask.dim() not in (2, 3, 4) or mask.shape[0] not in (1, batch):
+        return None
+    if mask.is_floating_point():
+        # Some families add -10000 or half of the smallest number: nothing that attends is anywhere near.
+        allowed = mask > -1000
+        if mask.dim() == 2 and not (mask < 0).any():
+            allowed = mask > 0
+    else:
+        allowed = mask != 0
+    allowed = allowed.flatten(1, -2).any(1) if mask.dim() > 2 else allowed
+    return allowed.expand(batch, -1)
+
+
+def image_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor | None:
+    """bool (batch, length): where an image token stands among the inputs; None for a model without such."""
+    ids = batch.get("input_ids")
+    for name in ("image_token_id", "image_token_index"):
+        token = getattr(model.config, name, None)
+        if ids is not None and token is not None and (found := ids == token).any():
+            return found
+    return None
