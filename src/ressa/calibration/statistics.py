@@ -85,8 +85,11 @@ class InputMoments:
 
         A batch (batch, tokens, in) counts as `batch` samples, anything of fewer dimensions as one.
         """
-        tokens = _tokens(x, keep, self._mean)
-        self.samples += x.shape[0] if x.dim() > 2 else 1
+        self.take(_tokens(x, keep, self._mean), samples=x.shape[0] if x.dim() > 2 else 1)
+
+    def take(self, tokens: Tensor, samples: int) -> None:
+        """tokens: fp32 (tokens, in) on this statistic's device, all of them counted."""
+        self.samples += samples
         if len(tokens):
             mean = tokens.mean(0)
             self._combine(len(tokens), mean, (tokens - mean).square().sum(0))
@@ -159,7 +162,7 @@ class Hessian:
         tokens = _tokens(x, keep, self._sum)
         with full_precision(tokens.device):
             self._sum.addmm_(tokens.T, tokens)
-        self._moments.update(x, keep)
+        self._moments.take(tokens, samples=x.shape[0] if x.dim() > 2 else 1)
 
     def merge(self, other: "Hessian") -> None:
         """Take in what `other` has seen."""

@@ -10,7 +10,8 @@ How the walk calls it, for each block whose tokens are of both kinds (`--tokens 
 2. run the block again with hooks; before each batch set
    `keep = select_tokens(block_input, block_output, is_visual, keep, alpha, distance.mean())` and pass that
    keep to `statistics.update`. Outputs may be those of step 1: the weights are the same.
-Linears that see only one kind (the cross-attention's keys and values, a vision tower) count all their tokens.
+Linears whose tokens are of one kind (a vision tower) or not the block's own (the keys and values of a
+cross-attention) count all their tokens.
 """
 
 import torch

@@ -65,16 +65,16 @@ def keep_top(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     No copy of all the scores is made: the threshold is found by counting, first the upper and then the
     lower 16 bits of each score. Between equal scores the earlier tensor, then the lower index stays.
     """
+    for each in scores:
+        _comparable(each)
     total = sum(each.numel() for each in scores)
     if keep <= 0 or keep >= total:
-        for each in scores:
-            _comparable(each)
         return [torch.full_like(each, keep > 0, dtype=torch.bool) for each in scores]
     threshold = _kth_highest(scores, keep)
-    above = [_comparable(each) > threshold for each in scores]
+    above = [each.float() > threshold for each in scores]
     room = keep - sum(int(mask.sum()) for mask in above)
     for mask, each in zip(above, scores, strict=True):
-        tied = _comparable(each) == threshold
+        tied = each.float() == threshold
         ties = int(tied.sum())
         if ties > room:
             tied = (tied.flatten() & (tied.flatten().cumsum(0, dtype=torch.int64) <= room)).view_as(tied)
@@ -109,7 +109,7 @@ def _comparable(scores: Tensor) -> Tensor:
 
 def _ordered_bits(scores: Tensor) -> Tensor:
     """int32 keys that compare as the fp32 scores do (flipping the magnitude bits of negative floats)."""
-    bits = (_comparable(scores).flatten() + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+    bits = (scores.detach().float().flatten() + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
