@@ -6,7 +6,7 @@ from kernel_cases import SHAPES, Layer, error, exact_reduction, exact_weight, la
 from torch.utils.checkpoint import checkpoint
 
 from ressa.errors import UsageError
-from ressa.kernels import effective_weight, masked_gradients, sparse_lora_linear
+from ressa.kernels import effective_weight, masked_gradients, masked_linear, sparse_lora_linear
 
 DTYPES = [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
 
@@ -177,6 +177,22 @@ def test_same_bits_every_time():
     first = gradients(case, forward(case, x), x, case.grad_out)
     second = gradients(case, forward(case, x), x, case.grad_out)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_without_factors_it_is_the_masked_linear():
+    case = layer((37, 19, 3))
+    x = case.x.requires_grad_()
+    y = masked_linear(x, case.weight, case.packed, case.bias)
+    expected = torch.nn.functional.linear(x, case.weight * case.mask, case.bias)
+    torch.testing.assert_close(y, expected)
+    for tensor in (x, case.bias):
+        found, other = (
+            torch.autograd.grad(z, tensor, case.grad_out, retain_graph=True)[0] for z in (y, expected)
+        )
+        torch.testing.assert_close(found, other)
+    assert storages(saved_by(lambda: masked_linear(x, case.weight, case.packed))) <= storages(
+        [case.x, case.weight, case.packed, torch.empty(0)]
+    )
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -17,14 +17,19 @@ pytest.importorskip("triton")
 
 from ressa.kernels import sparse_lora, sparse_lora_torch, sparse_lora_triton  # noqa: E402
 
-# (weights, factors, bound on the relative error): half a unit in the last place of bf16 is 2⁻⁹, and the
-# interpreter truncates to bf16 instead of rounding, which doubles it.
+# (weights, factors, bound on the relative error). Rounding to bf16 errs by 2⁻⁸ at most; the interpreter
+# truncates instead, which errs by twice that.
 DTYPES = [
     (torch.float32, torch.float32, 1e-6),
-    (torch.bfloat16, torch.bfloat16, 5e-3),
-    (torch.bfloat16, torch.float32, 5e-3),
+    (torch.bfloat16, torch.bfloat16, 8e-3),
+    (torch.bfloat16, torch.float32, 8e-3),
     (torch.float16, torch.float16, 1e-3),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -53,6 +58,15 @@ def test_reduction_is_the_two_masked_products(shape, dtype, factors, bound):
         assert one.dtype == other.dtype == factors
         assert error(one, exact) < bound
         assert error(other, exact) < bound
+
+
+def test_no_factors_at_all():
+    case = layer((37, 19, 0), torch.bfloat16, device=DEVICE)
+    out = torch.full_like(case.weight, torch.nan)
+    sparse_lora_triton.effective_weight(
+        case.weight, case.packed, case.lora_a.detach(), case.lora_b.detach(), 1.0, out
+    )
+    assert torch.equal(out, case.weight * case.mask)
 
 
 def test_tiles_and_parts_of_every_size_cover_everything():

@@ -120,6 +120,16 @@ def sparse_lora_linear(
     return _SparseLoraLinear.apply(x, weight, packed_mask, lora_a, lora_b, scaling, bias)
 
 
+def masked_linear(x: Tensor, weight: Tensor, packed_mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x (W⊙M)ᵀ + bias, differentiable in x and bias; W⊙M is not kept for the backward.
+
+    The same as `sparse_lora_linear` without factors: for pruned layers that are not tuned.
+    """
+    rows, columns = weight.shape
+    none = weight.new_empty(0)
+    return sparse_lora_linear(x, weight, packed_mask, none.view(0, columns), none.view(rows, 0), 1.0, bias)
+
+
 class _SparseLoraLinear(torch.autograd.Function):
     """The two operators below, joined; what is saved here is all that lives until the backward."""
 
