@@ -88,15 +88,15 @@ def _masked_reduction_kernel(
     mask_columns,
     rank_stride,
     first_rank,
+    rows_per_program,
     RANK: tl.constexpr,
     RANK_PADDED: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
-    ROWS_PER_PROGRAM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
 ):
-    # One program owns ROWS_PER_PROGRAM × (8·BLOCK_BYTES) elements of G and walks down the rows. For each step
+    # One program owns rows_per_program × (8·BLOCK_BYTES) elements of G and walks down the rows. For each step
     # its share of dB is complete (over its columns) and written; its share of dA is complete at the end.
     BLOCK_COLUMNS: tl.constexpr = BLOCK_BYTES * 8
     column_part = tl.program_id(0)
@@ -115,8 +115,8 @@ def _masked_reduction_kernel(
         other=0.0,
     ).to(OPERAND)
     sum_a = tl.zeros((RANK_PADDED, BLOCK_COLUMNS), tl.float32)
-    for step in range(0, ROWS_PER_PROGRAM, BLOCK_ROWS):
-        row = row_part * ROWS_PER_PROGRAM + step + tl.arange(0, BLOCK_ROWS)
+    for step in range(0, rows_per_program, BLOCK_ROWS):
+        row = row_part * rows_per_program + step + tl.arange(0, BLOCK_ROWS)
         row_inside = row < rows
         long_row = row.to(tl.int64)
         value = tl.load(
@@ -302,11 +302,11 @@ def masked_reduction(
                 mask_columns,
                 rank,
                 first_rank,
+                rows_per_program,
                 RANK=ranks,
                 RANK_PADDED=_RANK_SLICE,
                 OPERAND=operand,
                 PRECISION=precision,
-                ROWS_PER_PROGRAM=rows_per_program,
                 BLOCK_ROWS=block_rows,
                 BLOCK_BYTES=block_bytes,
                 num_warps=num_warps,
