@@ -1,10 +1,10 @@
-"""SparseLoRA as a PEFT adapter: its configuration, how a folder of it is loaded, and why stock PEFT refuses it.
+"""SparseLoRA as a PEFT adapter: its configuration, and how a folder of it is loaded.
 
     y = x (W⊙M + (α/r)(BA)⊙M)ᵀ          (RESSA, arXiv 2404.02424, §3: SparseLoRA)
 
-In memory the adapter is a LoRA to PEFT, so that everything PEFT does with LoRA works on it. On disk its `peft_type`
-is "SPARSE_LORA": where ressa is not imported PEFT does not know that type and stops, instead of building a LoRA
-without the masks, which would turn dense when merged.
+In memory the adapter is a LoRA to PEFT, so that everything PEFT does with LoRA works on it. On disk its
+`peft_type` is "SPARSE_LORA": where ressa is not imported PEFT does not know that type and stops, instead of
+building a LoRA without the masks, which would turn dense when merged.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,10 +42,10 @@ class SparseLoraConfig(LoraConfig):
     """A LoraConfig whose update is masked in every forward pass.
 
     Args:
-        masks: layer name → bool (out, in), True = kept; names as in `model.named_modules()`. Only for building a new
-            adapter: a folder holds the masks itself. Not saved with the configuration.
+        masks: layer name → bool (out, in), True = kept; names as in `model.named_modules()`. Only to build a
+            new adapter: a folder holds the masks itself. Not saved with the configuration.
         masked_modules: the names of the layers that have a mask (filled in from `masks`).
-        unmasked_modules: targeted linears that are dense and get a plain LoRA. A targeted linear that is in neither
+        unmasked_modules: targeted linears that are dense and get a plain LoRA. A targeted linear in neither
             list is an error, so that a misspelt name never leaves a pruned layer without its mask.
 
     Raises UsageError for options of LoraConfig that have no meaning under a mask.
@@ -53,8 +53,8 @@ class SparseLoraConfig(LoraConfig):
 
     masked_modules: list[str] | None = field(
         default=None,
-        # The tag makes PEFT's own layers (embeddings, convolutions, fused parameters) refuse this configuration
-        # instead of building an adapter without a mask.
+        # The tag makes PEFT's own layers (embeddings, convolutions, fused parameters) refuse this
+        # configuration instead of building an adapter without a mask.
         metadata={"help": "Names of the layers whose update is masked.", "is_lora_variant": True},
     )
     unmasked_modules: list[str] | None = field(
@@ -62,7 +62,7 @@ class SparseLoraConfig(LoraConfig):
     )
     masks: InitVar[Mapping[str, Tensor] | None] = None
 
-    def __post_init__(self, masks: Mapping[str, Tensor] | None = None) -> None:
+    def __post_init__(self, masks: Mapping[str, Tensor] | None) -> None:  # type: ignore[override]
         super().__post_init__()
         self._packed: dict[str, Tensor] = {}
         if masks is not None:
@@ -79,12 +79,12 @@ class SparseLoraConfig(LoraConfig):
     def _check_options(self) -> None:
         if self.lora_dropout:
             raise UsageError(
-                "SparseLoRA masks the weight, so there is no separate adapter input to drop: set lora_dropout=0."
+                "SparseLoRA masks the weight, so no adapter input exists to drop: set lora_dropout=0."
             )
         if not any(self.init_lora_weights is known or self.init_lora_weights == known for known in _INITS):
             raise UsageError(
-                f"SparseLoRA cannot start from init_lora_weights={self.init_lora_weights!r}, which changes the base "
-                "weights: use True, False, 'gaussian' or 'orthogonal'."
+                f"SparseLoRA cannot start from init_lora_weights={self.init_lora_weights!r}, which changes "
+                "the base weights: use True, False, 'gaussian' or 'orthogonal'."
             )
         variants = {option.name for option in fields(self) if option.metadata.get("is_lora_variant")}
         for name in sorted((variants | set(_REFUSED)) - {"masked_modules"}):
@@ -94,7 +94,7 @@ class SparseLoraConfig(LoraConfig):
                 )
 
     def packed_mask(self, name: str) -> Tensor | None:
-        """The packed mask of a layer, uint8 (out, ceil(in / 8)), or None where a folder is still to fill it in."""
+        """The packed mask of a layer, uint8 (out, ceil(in / 8)), or None where a folder will fill it in."""
         return self._packed.get(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = SparseLoraConfig  # type: ignore[index]
 def load_adapter(
     model: nn.Module, folder: str | Path, *, name: str = "default", trainable: bool = False
 ) -> PeftModel:
-    """Load a saved SparseLoRA adapter, masks included, onto its base model or beside the adapters of a PeftModel.
+    """Load a saved SparseLoRA adapter, masks included, onto its base model or beside a PeftModel's adapters.
 
     Args:
         model: the base model (pruned, or dense: the stored masks apply either way) or a PeftModel of it.

@@ -1,6 +1,6 @@
 """One linear with SparseLoRA adapters: what it computes, and how they merge without moving a zero."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
@@ -10,32 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ressa.errors import RunError, UsageError
+from ressa.kernels.sparse_lora import sparse_lora_linear
+from ressa.repair.masked_linear import masked_weight
 from ressa.sparsity.mask import unpack_mask
 
 
-def sparse_lora_linear(
-    x: Tensor,
-    weight: Tensor,
-    packed_mask: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scaling: float,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """x (..., in) → x (W⊙M + s·(BA)⊙M)ᵀ + bias, (..., out); plain torch, differentiable in x, A and B."""
-    mask = unpack_mask(packed_mask, weight.shape[1])
-    with torch.autocast(x.device.type, enabled=False):
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        update = lora_b.to(wide) @ lora_a.to(wide)
-        effective = torch.where(mask, weight + scaling * update, 0).to(weight.dtype)
-    return F.linear(x, effective, bias)
-
-
 class SparseLoraLinear(LoraLinear):
-    """y = x (W⊙M + Σ (α/r)(BA)⊙M)ᵀ + bias over the active adapters; a plain LoRA linear where there is no mask.
+    """y = x (W⊙M + Σ (α/r)(BA)⊙M)ᵀ + bias over the active adapters; a plain LoRA linear where it has no mask.
 
-    W may be stored pruned or dense: the mask applies to it in every forward pass, so that one copy of the dense
-    weights serves the pruned student and, with `bypass_mask`, the dense teacher.
+    W may be stored pruned or dense: the mask applies to it in every forward pass, so that one copy of the
+    dense weights serves the pruned student and, with `bypass_mask`, the dense teacher.
     All adapters of a layer share its mask. With adapters disabled the layer is y = x (W⊙M)ᵀ + bias.
     """
 
@@ -76,25 +60,24 @@ class SparseLoraLinear(LoraLinear):
         masked = name in config.masked_modules
         if not masked and name not in config.unmasked_modules:
             raise UsageError(
-                f"{name} is targeted but has no mask: pass its mask, or list it in unmasked_modules if it is dense."
+                f"{name} is targeted but has no mask: pass its mask, or list it in unmasked_modules if it is "
+                "dense."
             )
         if len(self.lora_A) and masked != (self.packed_mask is not None):
             raise UsageError(f"The adapters of {name} disagree on whether it is pruned: use the same masks.")
         if not masked:
             return None, False
-        device = self.get_base_layer().weight.device
+        rows, columns = self._weight.shape
         given, held = config.packed_mask(name), self.packed_mask
         if given is None:
             if held is not None:
                 return held, False
-            return torch.zeros(
-                self.out_features, -(-self.in_features // 8), dtype=torch.uint8, device=device
-            ), True
-        if given.shape != (self.out_features, -(-self.in_features // 8)):
+            return torch.zeros(rows, -(-columns // 8), dtype=torch.uint8, device=self._weight.device), True
+        if given.shape != (rows, -(-columns // 8)):
             raise UsageError(
                 f"The mask of {name} does not have the shape of its weight: use this model's masks."
             )
-        given = given.to(device)
+        given = given.to(self._weight.device)
         if held is not None and not torch.equal(held, given):
             raise UsageError(f"The adapters of {name} have different masks: use the same masks.")
         return given, False
@@ -109,9 +92,11 @@ class SparseLoraLinear(LoraLinear):
 
     def mask(self) -> Tensor:
         """bool (out, in), True = kept."""
-        if self.packed_mask is None:
-            raise RunError("This layer has no mask: it is dense.")
-        return unpack_mask(self.packed_mask, self.in_features)
+        return unpack_mask(cast(Tensor, self.packed_mask), self._weight.shape[1])
+
+    @property
+    def _weight(self) -> nn.Parameter:
+        return cast(nn.Parameter, self.get_base_layer().weight)
 
     # -- computing ----------------------------------------------------------------------------------------
 
@@ -137,19 +122,21 @@ class SparseLoraLinear(LoraLinear):
         return self._masked_linear(x, self.active_adapters)
 
     def _masked_linear(self, x: Tensor, adapters: list[str]) -> Tensor:
-        base = self.get_base_layer()
+        base, packed = cast(nn.Linear, self.get_base_layer()), cast(Tensor, self.packed_mask)
         present = [adapter for adapter in adapters if adapter in self.lora_A]
         if not present:
-            mask = unpack_mask(self.packed_mask, self.in_features)
-            return F.linear(x, torch.where(mask, base.weight, 0), base.bias)
-        a = [self.lora_A[adapter].weight for adapter in present]
-        b = [self.lora_B[adapter].weight for adapter in present]
+            return F.linear(x, masked_weight(base.weight, packed), base.bias)
+        a, b = (
+            [cast(nn.Linear, factors[adapter]).weight for adapter in present]
+            for factors in (self.lora_A, self.lora_B)
+        )
         if len(present) == 1:
-            scaling = self.scaling[present[0]]
-        else:  # Σ s·BA is one product of the stacked factors
-            b = [weight * self.scaling[adapter] for weight, adapter in zip(b, present, strict=True)]
-            a, b, scaling = [torch.cat(a)], [torch.cat(b, dim=1)], 1.0
-        return sparse_lora_linear(x, base.weight, self.packed_mask, a[0], b[0], scaling, base.bias)
+            return sparse_lora_linear(x, base.weight, packed, a[0], b[0], self.scaling[present[0]], base.bias)
+        scaled = [factor * self.scaling[adapter] for factor, adapter in zip(b, present, strict=True)]
+        # Σ s·BA is one product of the stacked factors.
+        return sparse_lora_linear(
+            x, base.weight, packed, torch.cat(a), torch.cat(scaled, dim=1), 1.0, base.bias
+        )
 
     def _mixed_batch(self, x: Tensor, adapter_names: list[str]) -> Tensor:
         """Each row of the batch with the adapter named for it ("__base__": none)."""
@@ -157,7 +144,7 @@ class SparseLoraLinear(LoraLinear):
             name: [i for i, other in enumerate(adapter_names) if other == name] for name in set(adapter_names)
         }
         parts = {name: self._masked_linear(x[index], [name]) for name, index in rows.items()}
-        result = next(iter(parts.values())).new_empty(*x.shape[:-1], self.out_features)
+        result = next(iter(parts.values())).new_empty(*x.shape[:-1], self._weight.shape[0])
         for name, index in rows.items():
             result[index] = parts[name]
         return result
@@ -179,15 +166,15 @@ class SparseLoraLinear(LoraLinear):
             return super().merge(safe_merge, adapter_names)
         if not self.merged and any(name in self.lora_A for name in adapter_names):
             self._zero_pruned()
-        weight = self.get_base_layer().weight
+        weight = self._weight
         alive = weight.data != 0
         try:
             super().merge(safe_merge, adapter_names)
         finally:
             if not self.merged:
                 self._restore_pruned()
-        # A kept weight and its update can cancel exactly, which bfloat16 makes likely: the smallest number instead
-        # of zero, so that the zeros of the merged weight are those of the mask and no others.
+        # A kept weight and its update can cancel exactly, which bfloat16 makes likely: the smallest number
+        # instead of zero, so that the zeros of the merged weight are those of the mask and no others.
         weight.data[alive & (weight.data == 0)] = torch.finfo(weight.dtype).tiny
 
     def unmerge(self) -> None:
@@ -195,14 +182,14 @@ class SparseLoraLinear(LoraLinear):
         self._restore_pruned()
 
     def _zero_pruned(self) -> None:
-        weight, mask = self.get_base_layer().weight, self.mask()
+        weight, mask = self._weight, self.mask()
         pruned = weight.data[~mask]
         self._pruned_values = pruned if pruned.any() else None
         weight.data = torch.where(mask, weight.data, 0)
 
     def _restore_pruned(self) -> None:
         if self._pruned_values is not None:
-            weight = self.get_base_layer().weight
+            weight = self._weight
             weight.data[~self.mask()] = self._pruned_values.to(weight.device, weight.dtype)
             self._pruned_values = None
 
@@ -225,8 +212,8 @@ class SparseLoraLinear(LoraLinear):
             for other, held in self.lora_mask.items():
                 if other not in self.missing_masks and not torch.equal(held, loaded.to(held.device)):
                     raise UsageError(
-                        f"The adapter's mask of {prefix.removesuffix('.')} differs from the one in use: it was "
-                        "made for another pruned model."
+                        f"The adapter's mask of {prefix.removesuffix('.')} differs from the one in use: it "
+                        "was made for another pruned model."
                     )
             self.missing_masks.discard(adapter)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -249,8 +236,8 @@ def _check_base(base_layer: nn.Module, name: str) -> None:
     packed = isinstance(base_layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
     if not plain_forward or not plain_weight or packed:
         raise UsageError(
-            f"SparseLoRA cannot adapt {name}, a {type(base_layer).__name__}: it needs a plain nn.Linear with a "
-            "floating-point weight (not a quantised or fused layer)."
+            f"SparseLoRA cannot adapt {name}, a {type(base_layer).__name__}: it needs a plain nn.Linear with "
+            "a floating-point weight (not a quantised or fused layer)."
         )
     offload = getattr(base_layer, "_hf_hook", None)
     if getattr(offload, "offload", False):

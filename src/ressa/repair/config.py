@@ -1,0 +1,83 @@
+"""What decides a repair, with the paper's values as defaults."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+From0 = Annotated[float, Field(ge=0)]
+Tower = Literal["vision", "connector", "language"]
+Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune"]
+
+
+class RepairConfig(BaseModel):
+    """How to repair a pruned model; the defaults are those of RESSA (arXiv 2404.02424, §4 and its scripts).
+
+    Methods:
+        sparse_lora: W⊙M + (α/r)(BA)⊙M, the mask applied in training.
+        lora: ordinary LoRA on the pruned weights; merging turns them dense (the paper's ablation).
+        lora_remask: as lora, masked again after merging.
+        masked_finetune: every kept weight of the tuned layers is trained.
+    Objectives: task (cross-entropy), kd (the teacher's logits), both ((1−λ)·task + λ·KL).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = "sparse_lora"
+    tune: tuple[Tower, ...] = ("vision", "connector", "language")
+    ranks: dict[Tower, int] = {"vision": 4, "connector": 2, "language": 8}
+    alpha: Above0 = 16.0
+
+    objective: Literal["task", "kd", "both"] = "both"
+    kd_weight: Annotated[float, Field(ge=0, le=1)] = 0.1  # λ
+    temperature: Above0 = 1.0
+    kd_reduction: Literal["tokens", "batch"] = "tokens"  # "batch": the paper's code, see LogitDistillation
+    hidden_weight: From0 = 0.0  # adds hidden-state distillation over the language tower's blocks
+    teacher: Literal["auto", "shared", "separate"] = "auto"
+
+    learning_rate: Above0 = 1e-4
+    learning_rates: dict[Tower, float] = {}  # of single towers
+    min_learning_rate: From0 = 1e-5  # at the end of the cosine; a tower's own rate ends in proportion
+    warmup_steps: Count = 0
+    weight_decay: From0 = 0.0
+    max_grad_norm: From0 = 1.0  # 0: no clipping
+    epochs: Above0 = 1.0
+    steps: Positive | None = None  # when given, decides instead of epochs
+    batch_size: Positive = 16  # of one process and one forward pass
+    gradient_accumulation: Positive = 1
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: autocast to bf16 on a GPU
+    gradient_checkpointing: bool = False
+    workers: Count = 0  # processes that load and encode the samples
+    checkpoints: Count = 20  # how many times progress is saved when there is a work folder
+    seed: Count = 0
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.tune:
+            raise ValueError("no tower to tune: name at least one of vision, connector, language")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("min_learning_rate is above learning_rate")
+        untuned = [tower for tower in self.tune if self.method != "masked_finetune" and not self.rank(tower)]
+        if untuned:
+            raise ValueError(f"tower {untuned[0]} is tuned but has no rank: give it one in ranks")
+        return self
+
+    def rank(self, tower: str) -> int:
+        """The LoRA rank of a tower's layers."""
+        return {str(name): rank for name, rank in self.ranks.items()}.get(tower, 0)
+
+    @property
+    def task_weight(self) -> float:
+        return {"task": 1.0, "kd": 0.0, "both": 1.0 - self.kd_weight}[self.objective]
+
+    @property
+    def logit_weight(self) -> float:
+        return {"task": 0.0, "kd": 1.0, "both": self.kd_weight}[self.objective]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.logit_weight > 0 or self.hidden_weight > 0

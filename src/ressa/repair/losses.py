@@ -1,0 +1,83 @@
+"""What repair minimises: one class a loss.
+
+Every loss takes the rows of the tokens it is over, (tokens, vocabulary) or (tokens, width), and divides its
+sum by `count` instead of by the number of rows when told to: a step that is spread over several batches or
+processes divides each part by the size of the whole, so that the parts add up to the loss of the whole.
+Sums are made in float32.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100  # the label of a position that is not supervised
+
+Count = int | Tensor | None
+
+
+def align(logits: Tensor, labels: Tensor, *, shift: bool) -> tuple[Tensor, Tensor]:
+    """Logits (batch, length, ...) beside the labels (batch, length) they predict, one position a row.
+
+    shift: the logits at t predict the label at t + 1 (decoder-only), not the one at t (encoder-decoder).
+    Returns (positions, ...) and (positions,).
+    """
+    if shift:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return logits.flatten(0, 1), labels.flatten()
+
+
+class TaskLoss:
+    """Cross-entropy of the supervised tokens, mean over them."""
+
+    def __call__(self, student: Tensor, targets: Tensor, count: Count = None) -> Tensor:
+        """student: logits (tokens, vocabulary); targets: token ids (tokens,), −100 left out."""
+        total = F.cross_entropy(student.float(), targets, ignore_index=IGNORED, reduction="sum")
+        return total / ((targets != IGNORED).sum() if count is None else count)
+
+
+class LogitDistillation:
+    """T² · KL(teacher ‖ student) of the softmax at temperature T over the whole vocabulary.
+
+    T² keeps the size of the gradient when T changes (Hinton et al., arXiv 1503.02531, §2).
+
+    reduction "tokens": mean over the supervised tokens. "batch": as in RESSA's code, the sum over every
+    position, padding included, divided by the number of samples; `count` is then that number.
+    """
+
+    def __init__(self, temperature: float = 1.0, reduction: Literal["tokens", "batch"] = "tokens") -> None:
+        self.temperature = temperature
+        self.reduction = reduction
+
+    def __call__(self, student: Tensor, teacher: Tensor, targets: Tensor, count: Count = None) -> Tensor:
+        """student, teacher: logits (tokens, vocabulary); targets: (tokens,), −100 where not supervised."""
+        if self.reduction == "batch" and count is None:
+            raise ValueError('reduction="batch" divides by the number of samples: pass it as count')
+        if self.reduction == "tokens":
+            supervised = targets != IGNORED
+            student, teacher = student[supervised], teacher[supervised]
+        log_student = F.log_softmax(student.float() / self.temperature, dim=-1)
+        log_teacher = F.log_softmax(teacher.float() / self.temperature, dim=-1)
+        total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+        return self.temperature**2 * total / (len(student) if count is None else count)
+
+
+class HiddenStateDistillation:
+    """‖h_student − h_teacher‖² / ‖h_teacher‖², mean over the supervised tokens and over the blocks.
+
+    Dividing by the teacher's norm makes blocks of different scale count alike.
+    """
+
+    def __call__(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], targets: Tensor, count: Count = None
+    ) -> Tensor:
+        """student, teacher: for each block its outputs (tokens, width); targets: (tokens,), −100 left out."""
+        supervised = targets != IGNORED
+        total = torch.zeros((), device=targets.device)
+        for ours, theirs in zip(student, teacher, strict=True):
+            theirs = theirs[supervised].float()
+            error = (ours[supervised].float() - theirs).square().sum(-1)
+            total = total + (error / theirs.square().sum(-1).clamp_min(1e-12)).sum()
+        return total / (len(student) * (supervised.sum() if count is None else count))

@@ -1,0 +1,77 @@
+"""The network that a repair trains, for each method, and the plain pruned model that it becomes again."""
+
+import re
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from ressa.anatomy import Anatomy
+from ressa.errors import UsageError
+from ressa.repair.config import RepairConfig
+from ressa.repair.masked_linear import apply_masks, bake_masks
+from ressa.repair.sparse_lora import SparseLoraConfig
+from ressa.repair.weights import Masks, mask_weights, weight_of
+
+
+def make_student(
+    model: nn.Module, masks: Masks, anatomy: Anatomy, config: RepairConfig, *, dense_weights: bool
+) -> nn.Module:
+    """Turn a model into the network to train; `model` itself is changed.
+
+    dense_weights: the masked layers hold dense weights (shared with the teacher), so that those without a
+    masked adapter must be masked as they run. Trainable parameters are those that require gradients.
+    """
+    tuned = {tower: anatomy.linears(tower) for tower in config.tune if tower in anatomy.towers}
+    names = [name for layers in tuned.values() for name in layers]
+    if not names:
+        raise UsageError(f"The model has no layers in {', '.join(config.tune)}: choose other towers to tune.")
+    adapted = {name: mask for name, mask in masks.items() if name in set(names)}
+    if config.method == "masked_finetune":
+        apply_masks(model, masks if dense_weights else adapted)
+        model.requires_grad_(False)
+        for name in names:
+            weight_of(model, name).requires_grad_(True)
+        return model
+    masked_adapters = config.method == "sparse_lora" and bool(adapted)
+    if dense_weights:
+        rest = {name: mask for name, mask in masks.items() if name not in adapted}
+        apply_masks(model, rest if masked_adapters else masks)
+    options = {
+        "target_modules": names,
+        "r": max(config.rank(tower) for tower in tuned),
+        # One pattern a tower: PEFT tries every pattern on every layer.
+        "rank_pattern": {
+            f"^(?:{'|'.join(re.escape(name) for name in layers)})": config.rank(tower)
+            for tower, layers in tuned.items()
+        },
+        "lora_alpha": config.alpha,
+    }
+    if not masked_adapters:
+        return get_peft_model(model, LoraConfig(**options))  # type: ignore[arg-type, return-value]
+    dense = [name for name in names if name not in adapted]
+    sparse = SparseLoraConfig(masks=adapted, unmasked_modules=dense, **options)  # type: ignore[arg-type]
+    return get_peft_model(model, sparse)  # type: ignore[arg-type, return-value]
+
+
+def finish_student(student: nn.Module, masks: Masks, config: RepairConfig) -> nn.Module:
+    """Merge what was learned: the model that `make_student` was given, of plain layers, with its new weights.
+
+    Its masked layers have zeros exactly where their masks are off, except after the method "lora".
+    """
+    model = student
+    if isinstance(student, PeftModel):
+        if config.method != "sparse_lora":
+            bake_masks(student)  # before merging: the update of plain LoRA goes on top of the pruned weights
+        model = student.merge_and_unload()
+    bake_masks(model)
+    if config.method == "lora_remask":
+        mask_weights(model, masks)
+    return model
+
+
+def discard_student(student: nn.Module, masks: Masks) -> nn.Module:
+    """Throw away what was learned: the pruned model as it was."""
+    model = student.unload() if isinstance(student, PeftModel) else student
+    bake_masks(model)
+    mask_weights(model, masks)
+    return model

@@ -1,0 +1,223 @@
+"""`transformers.Trainer` with a teacher: resume, callbacks, accumulation and DDP are the Trainer's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from ressa.errors import RunError, UsageError
+from ressa.repair.config import RepairConfig
+from ressa.repair.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
+from ressa.repair.teacher import Teacher
+
+TRAINABLE_FILE = "model.safetensors"
+
+
+class RepairTrainer(Trainer):
+    """Minimises (1−λ)·task + λ·KL(teacher ‖ student) + μ·hidden states, means over the supervised tokens.
+
+    The mean is over the whole step: every micro-batch of every process divides its sums by the step's totals,
+    so that accumulation and data parallelism change nothing.
+
+    Args (beside the Trainer's):
+        config: weights, temperature and forms of the losses.
+        shift: whether logits predict the next label (decoder-only) or their own (encoder-decoder).
+        teacher: the dense model; needed where the config gives it a weight.
+        blocks: names of the blocks whose outputs hidden-state distillation compares.
+        learning_rates: parameter name → learning rate, where it is not the common one.
+    """
+
+    loss_is_scaled_for_ga = True  # every loss is divided by the totals of the step
+
+    def __init__(
+        self,
+        *args: Any,
+        config: RepairConfig,
+        shift: bool,
+        teacher: Teacher | None = None,
+        blocks: Sequence[str] = (),
+        learning_rates: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # the same, for transformers before loss_is_scaled_for_ga
+        self.config = config
+        self.shift = shift
+        self.teacher = teacher
+        self.blocks = list(blocks) if config.hidden_weight else []
+        self.learning_rates = dict(learning_rates or {})
+        self.task_loss = TaskLoss()
+        self.logit_loss = LogitDistillation(config.temperature, config.kd_reduction)
+        self.hidden_loss = HiddenStateDistillation()
+        self._parts: dict[str, Tensor] = {}  # the unweighted losses of the step that is being logged
+
+    @property
+    def network(self) -> nn.Module:
+        """The network being trained, not wrapped for data parallelism."""
+        return cast(nn.Module, self.model)
+
+    # -- the loss -----------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The batches of one step and, as a tensor (2,), how many tokens and samples all processes have."""
+        batches = list(islice(epoch_iterator, num_batches))
+        labels = [batch["labels"] for batch in batches]
+        tokens = sum(int(((x[:, 1:] if self.shift else x) != IGNORED).sum()) for x in labels)
+        counts = torch.tensor([tokens, sum(len(x) for x in labels)], device=device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return batches, counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        tokens, samples = num_items_in_batch.clamp_min(1)
+        labels = inputs["labels"]
+        ours: list[Tensor] = []
+        theirs: list[Tensor] = []
+        teacher_logits = None
+        if self.config.needs_teacher and self.teacher is not None:
+            with recorded_outputs(self.teacher.network, self.blocks, theirs):
+                teacher_logits = self.teacher(inputs).logits
+            teacher_logits, targets = self._positions(teacher_logits, labels)
+            theirs = [self._positions(states, labels)[0] for states in theirs]
+        with recorded_outputs(self.network, self.blocks, ours):
+            outputs = model(**inputs)
+        logits, targets = self._positions(outputs.logits, labels)
+        config = self.config
+        parts: dict[str, tuple[float, Tensor]] = {}
+        if config.task_weight:
+            parts["task_loss"] = (config.task_weight, self.task_loss(logits, targets, tokens))
+        if config.logit_weight and teacher_logits is not None:
+            count = tokens if config.kd_reduction == "tokens" else samples
+            divergence = self.logit_loss(logits, teacher_logits, targets, count)
+            parts["kd_loss"] = (config.logit_weight, divergence)
+        if config.hidden_weight:
+            ours = [self._positions(states, labels)[0] for states in ours]
+            parts["hidden_loss"] = (config.hidden_weight, self.hidden_loss(ours, theirs, targets, tokens))
+        loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        for name, (_, value) in parts.items():
+            self._parts[name] = self._parts.get(name, 0) + value.detach()
+        # DDP averages the gradients of the processes, each of which holds its share of a sum.
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _positions(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of (batch, length, ...) that the losses need, with their targets."""
+        if values.shape[:2] != labels.shape:
+            raise UsageError(
+                f"The model's outputs {tuple(values.shape[:2])} do not run along its labels "
+                f"{tuple(labels.shape)}: this family cannot be repaired."
+            )
+        rows, targets = align(values, labels, shift=self.shift)
+        if self.config.kd_reduction == "batch":  # the paper's form counts padding
+            return rows, targets
+        supervised = targets != IGNORED
+        return rows[supervised], targets[supervised]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the single losses. Raises RunError when the loss is no longer a number."""
+        if "loss" in logs:
+            if not torch.isfinite(torch.tensor(logs["loss"])):
+                raise RunError(
+                    f"The loss is not a number any more at step {self.state.global_step}: "
+                    "lower the learning rate."
+                )
+            for name, value in self._parts.items():
+                total = self.accelerator.reduce(value, "sum") if self.args.world_size > 1 else value
+                logs[name] = total.item()
+            self._parts.clear()
+        super().log(logs, *args, **kwargs)
+
+    # -- what is trained ----------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One parameter group for each learning rate."""
+        if self.optimizer is None:
+            network = self.network if model is None else model
+            groups: dict[float, list[nn.Parameter]] = {}
+            for name, parameter in network.named_parameters():
+                if parameter.requires_grad:
+                    rate = self.learning_rates.get(name, self.args.learning_rate)
+                    groups.setdefault(rate, []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            options = {**options, "weight_decay": self.args.weight_decay}
+            self.optimizer = kind([{"params": group, "lr": lr} for lr, group in groups.items()], **options)
+        return self.optimizer
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer would go through every parameter at every step."""
+        return 0
+
+    # -- checkpoints --------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A PeftModel saves its adapters; of any other network the trained parameters are enough."""
+        if isinstance(self.model, PeftModel):
+            return super()._save(output_dir, state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: p.data for name, p in self.network.named_parameters() if p.requires_grad}
+        safetensors.torch.save_file(trained, folder / TRAINABLE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PeftModel):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = safetensors.torch.load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(saved[name])
+
+
+@contextmanager
+def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tensor]) -> Iterator[None]:
+    """Append the output (batch, length, width) of each named module to `outputs` as it runs."""
+
+    def record(_module: nn.Module, _args: Any, output: Any) -> None:
+        outputs.append(output if isinstance(output, Tensor) else output[0])
+
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    handles = [network.get_submodule(name).register_forward_hook(record) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def lean_forward(model: nn.Module) -> Iterator[None]:
+    """Within this context the model makes no key-value cache and computes no loss of its own."""
+
+    def no_loss(*_args: Any, logits: Tensor, **_kwargs: Any) -> Tensor:
+        return logits.new_zeros(())
+
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = {id(part.config): part.config for part in parts}.values()
+    caching = [config for config in configs if getattr(config, "use_cache", False)]
+    losses = [(part, part.__dict__.get("_loss_function")) for part in parts]
+    try:
+        for config in caching:
+            config.use_cache = False
+        for part in parts:
+            part._loss_function = no_loss
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+        for part, own in losses:
+            if own is None:
+                del part._loss_function
+            else:
+                part._loss_function = own

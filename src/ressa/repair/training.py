@@ -1,0 +1,225 @@
+"""One training run of a repair: its data, arguments, progress and checkpoints."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ressa import progress
+from ressa.anatomy import Anatomy
+from ressa.data.batcher import Batcher
+from ressa.data.sample import Sample
+from ressa.errors import UsageError
+from ressa.files import write_json
+from ressa.repair.config import RepairConfig
+from ressa.repair.teacher import SeparateTeacher, SharedTeacher
+from ressa.repair.trainer import RepairTrainer, lean_forward
+from ressa.repair.weights import restored
+
+
+class Samples(Dataset):
+    """Samples as the Trainer wants them; the collator makes tensors of a list of them."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def train(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    anatomy: Anatomy,
+    samples: Sequence[Sample],
+    batcher: Batcher,
+    config: RepairConfig,
+    *,
+    work_dir: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+) -> list[dict[str, float]]:
+    """Train the student's trainable parameters and return the loss curve, one entry a step.
+
+    teacher: the student itself (masks bypassed), a dense model, or None.
+    work_dir: where progress is saved; a run with the same `identity` that was cut short there goes on.
+    """
+    with ExitStack() as stack:
+        folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoint = _claim(work_dir, dict(identity or {})) if work_dir else None
+        arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
+        chains = list(anatomy.chains("language"))
+        decoders = [chain for chain in chains if chain.reads_labels] or chains
+        trainer = RepairTrainer(
+            student,  # type: ignore[arg-type]
+            arguments,
+            data_collator=batcher.training,
+            train_dataset=Samples(samples),
+            config=config,
+            shift=not batcher.encoder_decoder,
+            blocks=[block.name for chain in decoders for block in chain.blocks],
+            learning_rates=_learning_rates(student, anatomy, config),
+        )
+        if teacher is student:
+            trainer.teacher = SharedTeacher(student)
+        elif teacher is not None:
+            stack.enter_context(restored(teacher))
+            stack.enter_context(lean_forward(teacher))
+            trainer.teacher = SeparateTeacher(teacher, trainer.accelerator.autocast)
+        if config.gradient_checkpointing:
+            stack.enter_context(activation_checkpointing(student))
+        trainer.remove_callback(PrinterCallback)
+        bar = stack.enter_context(closing(ProgressBar("Repairing")))
+        trainer.add_callback(bar)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def training_arguments(
+    config: RepairConfig, folder: Path, *, samples: int, resumable: bool
+) -> TrainingArguments:
+    """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and not on_cpu)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=on_cpu,
+        bf16=bf16,
+        fp16=False,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate / config.learning_rate},
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=config.workers > 0,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        save_strategy="steps" if resumable and config.checkpoints else "no",
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        # Masks are buffers and never change, so there is nothing to broadcast at every step.
+        ddp_broadcast_buffers=False,
+        # A tower may have layers that no loss reaches (the last vision block of LLaVA).
+        ddp_find_unused_parameters=True,
+    )
+    # Several GPUs in one process would mean nn.DataParallel, which copies the network at every step; run one
+    # process a GPU (torchrun) instead.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    steps = number_of_steps(config, samples, arguments.world_size)
+    arguments.max_steps = steps
+    arguments.save_steps = -(-steps // max(1, config.checkpoints))
+    return arguments
+
+
+def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
+    """Optimiser steps of the run: `steps`, or `epochs` over the samples."""
+    if config.steps is not None:
+        return config.steps
+    batches = -(-samples // (config.batch_size * processes))
+    return max(1, round(config.epochs * -(-batches // config.gradient_accumulation)))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a work folder; unfinished ones are removed.
+
+    The Trainer writes trainer_state.json last: a folder without a readable one was cut short.
+    """
+    complete: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+            complete.append((int(step), path))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(complete)[1] if complete else None
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> Path | None:
+    """Take a work folder for a run, and return the run's last checkpoint there.
+
+    Raises UsageError if the folder belongs to a run with another identity.
+    """
+    record = folder / "repair.json"
+    if record.is_file() and json.loads(record.read_text()) != identity:
+        raise UsageError(f"{folder} holds a repair with other settings or data: choose another work folder.")
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_json(record, identity)
+    return last_checkpoint(folder)
+
+
+def _learning_rates(student: nn.Module, anatomy: Anatomy, config: RepairConfig) -> dict[str, float]:
+    """Trainable parameter → learning rate, of the towers that have their own."""
+    rates = {layer: rate for tower, rate in config.learning_rates.items() for layer in anatomy.linears(tower)}
+    found = {}
+    for name, parameter in student.named_parameters():
+        layer = name.removeprefix("base_model.model.").split(".lora_")[0].removesuffix(".weight")
+        if parameter.requires_grad and layer in rates:
+            found[name] = rates[layer]
+    return found
+
+
+@contextmanager
+def activation_checkpointing(student: nn.Module) -> Iterator[None]:
+    """Within this context each block's activations are computed again in the backward pass, not kept."""
+    model: Any = student.get_base_model() if isinstance(student, PeftModel) else student
+    switch = (
+        "activation_checkpointing"
+        if hasattr(model, "activation_checkpointing_enable")
+        else "gradient_checkpointing"
+    )
+    getattr(model, f"{switch}_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, f"{switch}_disable")()
+
+
+class ProgressBar(TrainerCallback):
+    """A progress bar with the current loss instead of the Trainer's printing."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._stack = ExitStack()
+        self._bar: progress.Bar | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._bar = self._stack.enter_context(progress.bar(self.description, state.max_steps))
+            self._bar.advance(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+            text = self.description if loss is None else f"{self.description}, loss {loss:.3f}"
+            self._bar.advance(description=text)
+
+    def close(self) -> None:
+        """Take the bar off the screen, also after an error."""
+        self._stack.close()
+        self._bar = None

@@ -1,0 +1,96 @@
+"""What a repair does to a model's weights around the training: sharing, masking, checking, putting back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ressa.errors import RunError, UsageError
+
+Masks = Mapping[str, Tensor]  # layer name → bool (out, in), True = kept
+DenseWeights = nn.Module | Mapping[str, Tensor]  # the dense model, or its parameters by name
+
+
+def weight_of(model: nn.Module, layer: str) -> nn.Parameter:
+    """The weight (out, in) of a layer by its dotted name."""
+    return cast(nn.Parameter, model.get_submodule(layer).weight)
+
+
+def differing_weight(model: nn.Module, masks: Masks, dense: DenseWeights) -> str | None:
+    """The first parameter, by name, in which the pruned model differs from the dense one beyond its masks.
+
+    None means that W_pruned = W_dense⊙M everywhere, so that one copy of the dense weights serves both.
+    Raises UsageError if `dense` is another model.
+    """
+    theirs = _tensors(dense)
+    for name, parameter in model.named_parameters():
+        if name not in theirs or theirs[name].shape != parameter.shape:
+            raise UsageError(
+                f"The dense model has no {name} of the same shape: give the model that was pruned."
+            )
+        ours = parameter.detach()
+        other = theirs[name].detach().to(ours.device, ours.dtype)
+        mask = masks.get(name.removesuffix(".weight"))
+        if mask is not None:
+            other = torch.where(mask.to(ours.device), other, 0)
+        if not torch.equal(ours, other):
+            return name
+    return None
+
+
+def adopt_dense_weights(model: nn.Module, masks: Masks, dense: DenseWeights) -> None:
+    """Give each masked layer the dense weights; the storage is that of `dense` if dtype and device are."""
+    theirs = _tensors(dense)
+    for name in masks:
+        weight = weight_of(model, name)
+        weight.data = theirs[f"{name}.weight"].detach().to(weight.device, weight.dtype)
+
+
+def mask_weights(model: nn.Module, masks: Masks) -> None:
+    """W ← W⊙M in each masked layer, in storage of its own."""
+    for name, mask in masks.items():
+        weight = weight_of(model, name)
+        weight.data = torch.where(mask.to(weight.device), weight.data, 0)
+
+
+def check_masks(model: nn.Module, masks: Masks, *, error: type[UsageError | RunError] = UsageError) -> None:
+    """Raise `error` unless each mask fits a layer whose weights are all zero where the mask is off."""
+    layers = dict(model.named_modules())
+    for name, mask in masks.items():
+        weight = getattr(layers.get(name), "weight", None)
+        if weight is None or weight.shape != mask.shape:
+            raise error(
+                f"The model has no layer {name} of the shape of its mask: give the model's own masks."
+            )
+        if weight.detach()[~mask.to(weight.device)].any():
+            raise error(f"{name} has weights where its mask says zero: the masks are not of this model.")
+
+
+def sparsity(model: nn.Module, masks: Masks) -> float:
+    """Share of zeros among the weights of the masked layers, counted."""
+    zeros = sum(int((weight_of(model, name) == 0).sum()) for name in masks)
+    return zeros / max(1, sum(mask.numel() for mask in masks.values()))
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards every parameter and buffer is on the device and of the dtype it was, and as trainable."""
+    named = chain(model.named_parameters(), model.named_buffers())
+    before = {name: (tensor.device, tensor.dtype, tensor.requires_grad) for name, tensor in named}
+    training = model.training
+    try:
+        yield
+    finally:
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            device, dtype, trainable = before[name]
+            tensor.data = tensor.data.to(device, dtype)
+            tensor.grad = None
+            tensor.requires_grad_(trainable)
+        model.train(training)
+
+
+def _tensors(dense: DenseWeights) -> Mapping[str, Tensor]:
+    return dict(dense.named_parameters()) if isinstance(dense, nn.Module) else dense

@@ -1,0 +1,82 @@
+"""The losses equal their closed forms, over the tokens they say and no others."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ressa.repair.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
+
+TARGETS = torch.tensor([2, IGNORED, 0, 1])
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_task_loss_is_the_mean_negative_log_likelihood_of_the_supervised_tokens():
+    student = logits(0)
+    rows = torch.log_softmax(student, -1)
+    want = -(rows[0, 2] + rows[2, 0] + rows[3, 1]) / 3
+    torch.testing.assert_close(TaskLoss()(student, TARGETS), want)
+    torch.testing.assert_close(TaskLoss()(student, TARGETS, count=12), want / 4)
+    uniform = TaskLoss()(torch.zeros(4, 5), TARGETS)
+    assert uniform.item() == pytest.approx(math.log(5))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_logit_distillation_is_the_scaled_divergence_of_teacher_from_student(temperature):
+    student, teacher = logits(0), logits(1)
+    p = torch.softmax(teacher / temperature, -1)
+    q = torch.softmax(student / temperature, -1)
+    divergence = temperature**2 * (p * (p / q).log()).sum(-1)
+    tokens = LogitDistillation(temperature)
+    torch.testing.assert_close(tokens(student, teacher, TARGETS), divergence[[0, 2, 3]].mean())
+    torch.testing.assert_close(tokens(student, teacher, TARGETS, count=6), divergence[[0, 2, 3]].sum() / 6)
+    paper = LogitDistillation(temperature, reduction="batch")
+    torch.testing.assert_close(paper(student, teacher, TARGETS, count=2), divergence.sum() / 2)
+    assert tokens(teacher, teacher, TARGETS).abs() < 1e-6
+    with pytest.raises(ValueError, match="number of samples"):
+        paper(student, teacher, TARGETS)
+
+
+def test_padding_changes_only_the_papers_form():
+    student, teacher = logits(0), logits(1)
+    padded = [F.pad(x, (0, 0, 0, 3), value=1.5) for x in (student, teacher + 0)]
+    padded[1][4:] = logits(2)[:3]
+    targets = F.pad(TARGETS, (0, 3), value=IGNORED)
+    mean = LogitDistillation()
+    torch.testing.assert_close(mean(*padded, targets), mean(student, teacher, TARGETS))
+    paper = LogitDistillation(reduction="batch")
+    assert paper(*padded, targets, count=1) > paper(student, teacher, TARGETS, count=1) + 0.1
+
+
+def test_hidden_states_are_compared_relative_to_the_teacher():
+    ours, theirs = [logits(0), logits(1)], [logits(2), 100 * logits(3)]
+    want = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        want += ((a - b).square().sum(-1) / b.square().sum(-1))[[0, 2, 3]].mean() / 2
+    loss = HiddenStateDistillation()
+    torch.testing.assert_close(loss(ours, theirs, TARGETS), want)
+    torch.testing.assert_close(loss(ours, theirs, TARGETS, count=6), want / 2)
+    assert loss(theirs, theirs, TARGETS) == 0
+
+
+def test_alignment_of_logits_and_labels():
+    rows = torch.arange(12.0).reshape(2, 3, 2)
+    labels = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    kept, targets = align(rows, labels, shift=True)
+    assert torch.equal(targets, torch.tensor([1, 2, 4, 5]))
+    assert torch.equal(kept, rows[:, :2].reshape(4, 2))
+    kept, targets = align(rows, labels, shift=False)
+    assert torch.equal(targets, labels.flatten())
+    assert torch.equal(kept, rows.reshape(6, 2))
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    student, teacher = logits(0).bfloat16(), logits(1).bfloat16()
+    want = LogitDistillation()(student.float(), teacher.float(), TARGETS)
+    got = LogitDistillation()(student, teacher, TARGETS)
+    assert got.dtype is torch.float32
+    torch.testing.assert_close(got, want)
