@@ -115,8 +115,9 @@ def _masked_reduction_kernel(
         other=0.0,
     ).to(OPERAND)
     sum_a = tl.zeros((RANK_PADDED, BLOCK_COLUMNS), tl.float32)
-    for step in range(0, rows_per_program, BLOCK_ROWS):
-        row = row_part * rows_per_program + step + tl.arange(0, BLOCK_ROWS)
+    first_row = row_part * rows_per_program
+    for step in range(0, tl.minimum(rows_per_program, rows - first_row), BLOCK_ROWS):
+        row = first_row + step + tl.arange(0, BLOCK_ROWS)
         row_inside = row < rows
         long_row = row.to(tl.int64)
         value = tl.load(
@@ -266,11 +267,11 @@ def masked_reduction(
     lora_b: Tensor,
     scaling: float,
     *,
-    block_rows: int = 64,
+    block_rows: int = 16,
     block_bytes: int = 32,
-    rows_per_program: int = 512,
-    num_warps: int = 8,
-    num_stages: int = 3,
+    rows_per_program: int | None = None,
+    num_warps: int = 4,
+    num_stages: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
 
@@ -278,6 +279,8 @@ def masked_reduction(
     4·min(r, 16)·(in·⌈out/rows_per_program⌉ + out·⌈in/(8·block_bytes)⌉) bytes.
     """
     rows, columns = gradient.shape
+    if rows_per_program is None:  # in a small layer many programs count, in a large one little memory
+        rows_per_program = 1024 if gradient.numel() >= 2**23 else 128
     rank, mask_columns = lora_a.shape[0], packed_mask.shape[1]
     lora_a, lora_b = lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
