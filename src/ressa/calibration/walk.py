@@ -279,6 +279,6 @@ class _Run:
 def _never_reached(layers: Sequence[str]) -> UsageError:
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
     return UsageError(
-        f"Calibration never reaches the layer '{layers[0]}'{more}, so nothing is known of its inputs: leave it "
-        "out of the plan, give calibration samples that use it, or choose a method that needs no calibration."
+        f"Calibration never reaches the layer '{layers[0]}'{more}, so nothing is known of its inputs: leave "
+        "it out of the plan, give calibration samples that use it, or choose a method that needs none."
     )

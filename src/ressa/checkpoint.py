@@ -1,0 +1,133 @@
+"""Checkpoints on disk: plain Hugging Face folders, with a manifest and packed masks beside the weights.
+
+A folder that `save` made loads with plain transformers, without ressa. Loading, the manifest and counting
+have a file each (`loading`, `manifest`, `counting`); all of it is to be had from here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ressa.anatomy import find_anatomy
+from ressa.counting import (
+    CountedLayer,
+    SparsityCount,
+    by_tower,
+    count_sparsity,
+    holds,
+    measure,
+    reload,
+    zeros,
+)
+from ressa.errors import RunError
+from ressa.files import fresh_directory, write_json
+from ressa.loading import Vlm, load
+from ressa.manifest import (
+    DENSE,
+    MANIFEST,
+    MASKS,
+    LayerReport,
+    Manifest,
+    read_manifest,
+    read_masks,
+    write_manifest,
+)
+from ressa.stored import StoredTensors, match_keys
+
+__all__ = [
+    "DENSE",
+    "MANIFEST",
+    "MASKS",
+    "CountedLayer",
+    "LayerReport",
+    "Manifest",
+    "SparsityCount",
+    "Vlm",
+    "count_sparsity",
+    "load",
+    "measure",
+    "read_manifest",
+    "read_masks",
+    "save",
+]
+
+
+def save(
+    folder: str | Path,
+    vlm: Vlm,
+    *,
+    manifest: Manifest,
+    masks: Mapping[str, Tensor],
+    max_shard_size: str = "5GB",
+) -> Manifest:
+    """Write a plain Hugging Face folder with manifest and masks; it appears whole or not at all.
+
+    masks: layer name → bool (out, in), True = kept, for every layer of `manifest.plan`. What was written is
+    read again and counted: returns the manifest with its layers and towers filled in.
+    Raises RunError if masks and plan do not agree, or something that was written is not what they say.
+    """
+    if odd := sorted(set(masks) ^ set(manifest.plan)):
+        raise RunError(f"The masks are not those of the plan ({odd[0]} is in only one of them): prune again.")
+    with fresh_directory(folder) as work:
+        vlm.model.save_pretrained(work, max_shard_size=max_shard_size)
+        if vlm.processor is not None:
+            vlm.processor.save_pretrained(work)
+        _drop_sparsity_config(work / "config.json")
+        layers = _read_back(work, vlm.model, manifest.plan, masks)
+        towers = by_tower((l.tower, l.shape, round(l.achieved * l.shape[0] * l.shape[1])) for l in layers)
+        manifest = manifest.model_copy(update={"layers": layers, "towers": towers})
+        write_manifest(work, manifest, masks)
+    return manifest
+
+
+def _drop_sparsity_config(path: Path) -> None:
+    """vLLM refuses any checkpoint whose config has this key, whatever it says."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.pop("sparsity_config", None) is not None:
+        write_json(path, config)
+
+
+def _read_back(
+    folder: Path, model: Any, plan: Mapping[str, str], masks: Mapping[str, Tensor]
+) -> list[LayerReport]:
+    """Every prunable linear as it was written. Raises RunError if a weight is not the model's own, or does
+    not keep to its pattern and mask."""
+    anatomy = find_anatomy(model)
+    modules: dict[str, Any] = dict(model.named_modules())
+    shapes = {name: tuple(modules[name].weight.shape) for name in anatomy.linears()}
+    if foreign := sorted(set(plan) - set(shapes)):
+        raise RunError(f"The plan names {foreign[0]}, which this model does not have: prune again.")
+    stored = StoredTensors(folder)
+    keys = match_keys(shapes, stored.shapes())
+    again: Any = None
+    layers: list[LayerReport] = []
+    for name in shapes:
+        weight, key = modules[name].weight.detach().cpu(), keys.get(name, "")
+        written = stored[key] if key else None
+        if written is None or not torch.equal(written, weight):
+            # Stored in another form (split or permuted), which only transformers can turn back.
+            again = again or reload(folder)
+            key, written = "", again.get_submodule(name).weight.detach()
+        asked = plan.get(name, DENSE)
+        if not torch.equal(written, weight) or (
+            asked != DENSE and not holds(written, asked, masks.get(name))
+        ):
+            raise RunError(
+                f"{name} was written with {zeros(written)} zeros that do not keep to its mask or the pattern "
+                f"{asked}, or not as it is in memory: nothing was saved; prune again."
+            )
+        layers.append(
+            LayerReport(
+                name=name,
+                tower=anatomy.tower_of(name),
+                shape=(weight.shape[0], weight.shape[1]),
+                asked=asked,
+                achieved=zeros(written) / written.numel(),
+                tensor=key,
+            )
+        )
+    return layers

@@ -1,0 +1,112 @@
+"""From what a user calls a model to the model in memory."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from ressa.anatomy import find_anatomy
+from ressa.errors import UsageError
+
+EMBEDDED = ("embedded", "embedded-llava")
+
+
+@dataclass
+class Vlm:
+    """A vision-language model with its processor, and the name it was loaded by."""
+
+    model: Any
+    processor: Any
+    source: str
+
+
+def load(
+    spec: str | Path, *, dtype: str | torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Vlm:
+    """Load a VLM and its processor in evaluation mode.
+
+    spec: a folder with config.json, a hub id, "embedded" or "embedded-llava". dtype: None or "auto" for that
+    of the checkpoint, else float32, bfloat16 or float16. Only a hub id makes anything go over the network.
+    Raises UsageError if there is no such model, it lacks weights or a processor, or it is no VLM.
+    """
+    source = str(spec)
+    place = find(spec)
+    local = {"local_files_only": True} if isinstance(place, Path) else {}
+    wanted = dtype or "auto"
+    with explained(source):
+        config = AutoConfig.from_pretrained(place, **local)
+        model, loaded = model_class(config).from_pretrained(
+            place, dtype=wanted, output_loading_info=True, **local
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise UsageError(
+            f"{source} lacks {len(missing)} weights of a {type(model).__name__} (such as {missing[0]}): "
+            "give a complete checkpoint."
+        )
+    find_anatomy(model)
+    with explained(source):
+        processor = AutoProcessor.from_pretrained(place, **local)
+    if not hasattr(processor, "image_processor"):
+        raise UsageError(
+            f"{source} has no processor for images: save the model's processor in the same folder."
+        )
+    return Vlm(model.to(device).eval(), processor, source)
+
+
+def find(spec: str | Path) -> Path | str:
+    """The folder that a spec names, or the hub id that it is. Raises UsageError if it can be neither."""
+    if spec in EMBEDDED:
+        from ressa.embedded import model_folder
+
+        spec = model_folder(str(spec))
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{spec} is no model: it has no config.json; give the folder of a checkpoint.")
+        return path
+    is_id = isinstance(spec, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)
+    if not is_id or path.exists() or path.parent.exists():
+        raise UsageError(f"No such folder: {spec}; give a folder with config.json, a hub id, or 'embedded'.")
+    return str(spec)
+
+
+def model_class(config: Any) -> Any:
+    """The transformers class that a checkpoint was saved from, or the one made for such configs."""
+    for name in getattr(config, "architectures", None) or ():
+        if (found := getattr(transformers, name, None)) is not None:
+            return found
+    known = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if known else AutoModel
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turns what transformers and the hub say into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        reason = reason.rstrip(".:")
+        if Path(source).is_dir() or source in EMBEDDED:
+            raise UsageError(
+                f"{source} cannot be loaded ({reason}): give a complete checkpoint of a family that this "
+                "version of transformers knows."
+            ) from error
+        if HF_HUB_OFFLINE:
+            raise UsageError(
+                f"{source} is neither a folder nor in the local cache, and HF_HUB_OFFLINE is set: "
+                "give a folder with config.json or 'embedded', or unset that to fetch it from the hub."
+            ) from error
+        raise UsageError(
+            f"{source} is no folder and cannot be fetched from the hub ({reason}): "
+            "give a folder with config.json, another hub id, or 'embedded'."
+        ) from error

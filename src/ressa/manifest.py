@@ -1,0 +1,86 @@
+"""What lies beside the weights of a result: `ressa.json`, which says how it was made, and packed masks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ressa.errors import UsageError
+from ressa.files import write_json
+from ressa.sparsity import pack_mask, unpack_mask
+
+MANIFEST = "ressa.json"
+MASKS = "ressa_masks.safetensors"
+DENSE = "dense"
+
+
+class LayerReport(BaseModel):
+    """One prunable linear. asked: a pattern, or "dense". achieved: the share of zeros counted in its weight.
+    tensor: the key it is stored under (transformers renames some on saving), empty where it is stored in
+    another form."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    tower: str
+    shape: tuple[int, int]
+    asked: str
+    achieved: float
+    tensor: str = ""
+
+
+class Manifest(BaseModel):
+    """How a folder was made. `checkpoint.save` fills in what is counted: `layers` (every prunable linear,
+    dense ones too) and `towers` (share of zeros in the prunable linears of each)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: int = 1
+    kind: Literal["pruned", "repaired"]
+    source: str
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    calibration: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    plan: dict[str, str] = Field(default_factory=dict)
+    layers: list[LayerReport] = Field(default_factory=list)
+    towers: dict[str, float] = Field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, Tensor]) -> None:
+    """Write both files. masks: layer name → bool (out, in), True = kept."""
+    packed = {name: pack_mask(mask.cpu()) for name, mask in masks.items()}
+    widths = {name: str(mask.shape[1]) for name, mask in masks.items()}
+    save_file(packed, folder / MASKS, metadata=widths)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a result folder. Raises UsageError if there is none, or none that can be read."""
+    path = Path(folder) / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{folder} has no {MANIFEST}: give a folder that ressa pruned or repaired."
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no manifest that this version of ressa reads: make it anew.") from error
+
+
+def read_masks(folder: str | Path) -> dict[str, Tensor]:
+    """Layer name → bool (out, in), True = kept. Raises UsageError if none are there, or none can be read."""
+    path = Path(folder) / MASKS
+    if not path.is_file():
+        raise UsageError(f"{folder} has no {MASKS}: give a folder that ressa pruned or repaired.")
+    try:
+        with safe_open(path, "pt") as file:
+            widths = file.metadata() or {}
+            return {name: unpack_mask(file.get_tensor(name), int(widths[name])) for name in widths}
+    except (SafetensorError, ValueError) as error:
+        raise UsageError(f"{path} holds no masks that this version of ressa reads: make it anew.") from error
