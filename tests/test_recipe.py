@@ -21,7 +21,9 @@ PRUNE = {"command": "prune", "model": "m", "output": "o"}
 EXAMPLES = [
     PruneRecipe(model="m", output="o", pattern="50%", vision="dense", language="4:8", seed=3),
     PruneRecipe(model="m", output="o", method="magnitude", pattern="0.5", vision="0.5@row"),
-    RepairRecipe(model="p", dense="m", output="o", learning_rate=3e-5, tasks="caption"),
+    RepairRecipe(
+        model="p", dense="m", output="o", learning_rate=3e-5, mixture="captions", options={"warmup_steps": 5}
+    ),
     EvaluateRecipe(model="m", tasks=["vqa", "retrieval"], limit=10),
     DemoRecipe(model="embedded-llava"),
 ]

@@ -7,7 +7,7 @@ Importing this module costs no PyTorch, so that `ressa --help` is instant.
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,41 +24,44 @@ from pydantic import (
 from ressa.errors import UsageError
 from ressa.files import write_text
 
+if TYPE_CHECKING:
+    from ressa.repair.config import RepairConfig
+
 TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
-TRAINING_TASKS = ("vqa", "okvqa", "gqa", "caption")
 DENSE = "dense"
 EMBEDDED = "embedded"
 
 
-def _names(allowed: tuple[str, ...]) -> BeforeValidator:
-    """Accepts "a,b" or a list of names out of `allowed`; repeats are dropped."""
-
-    def check(value: Any) -> Any:
-        names = value.split(",") if isinstance(value, str) else value
-        if not isinstance(names, list | tuple):
-            return names
-        names = tuple(dict.fromkeys(str(name).strip() for name in names))
-        unknown = [name for name in names if name not in allowed]
-        if unknown or not names:
-            what = f"there is no task '{unknown[0]}'" if unknown else "no task is named"
-            raise ValueError(f"{what}: choose from {', '.join(allowed)}")
+def _task_names(value: Any) -> Any:
+    """Accepts "vqa,gqa" or a list; repeats are dropped."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
         return names
-
-    return BeforeValidator(check)
+    names = tuple(dict.fromkeys(str(name).strip() for name in names))
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        what = f"there is no task '{unknown[0]}'" if unknown else "no task is named"
+        raise ValueError(f"{what}: choose from {', '.join(TASKS)}")
+    return names
 
 
 Positive = Annotated[int, Field(gt=0)]
 Rank = Annotated[int, Field(ge=0)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Tasks = Annotated[tuple[str, ...], _names(TASKS)]
-TrainingTasks = Annotated[tuple[str, ...], _names(TRAINING_TASKS)]
+Tasks = Annotated[tuple[str, ...], BeforeValidator(_task_names)]
 
 
 class _Recipe(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    """The text beneath each field is its help on the command line."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
     seed: int = Field(0, ge=0)
+    """The seed of everything random."""
     device: str = "auto"
+    """auto, cpu, cuda, cuda:0 and so on, or mps."""
 
     @field_validator("device")
     @classmethod
@@ -82,19 +85,41 @@ class PruneRecipe(_Recipe):
 
     command: Literal["prune"] = "prune"
     model: str
+    """A folder, a Hugging Face hub id, `embedded` or `embedded-llava`."""
     output: Path
+    """The folder to write."""
     method: str = "wanda"
+    """How weights are scored."""
     pattern: str = "2:4"
-    vision: str | None = None  # a tower's own pattern or `dense`; None: as `pattern` says
+    """N:M, or the share of zeros."""
+    vision: str | None = None
+    """The vision tower's own pattern, or `dense`."""
     connector: str | None = DENSE
+    """The connector's own pattern, or `dense`."""
     language: str | None = None
+    """The language tower's own pattern, or `dense`."""
     allocation: Literal["uniform"] = "uniform"
+    """How a tower's sparsity is spread over its layers."""
     calibration: str = EMBEDDED
-    tasks: TrainingTasks = TRAINING_TASKS  # where its samples come from: those of these that the folder has
+    """The dataset folder of the calibration samples, or `embedded`."""
+    split: str = "calibration"
+    """The split they are drawn from."""
+    mixture: str = "mix"
+    """What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."""
     samples: Positive = 128
+    """How many they are."""
     batch_size: Positive = 16
+    """How many run at a time."""
     dtype: Dtype = "auto"
-    options: dict[str, Any] = Field(default_factory=dict)  # the method's own, such as a block size
+    """auto (as saved), float32, bfloat16 or float16."""
+    scope: Literal["layer", "global"] = "layer"
+    """global: one threshold over the magnitudes of all layers."""
+    tokens: Literal["all", "atv"] = "all"
+    """atv: count of the image tokens only those that a block changes most."""
+    alpha: float = Field(1.0, gt=0)
+    """The α of atv: more image tokens the higher it is."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """An option of the method."""
 
     @field_validator("method")
     @classmethod
@@ -143,22 +168,72 @@ class RepairRecipe(_Recipe):
     """Train SparseLoRA on a pruned model, the dense one as teacher, and merge it into the kept weights."""
 
     command: Literal["repair"] = "repair"
-    model: str  # the pruned folder
-    dense: str | None = None  # None: what the pruned folder says it was made from
+    model: str
+    """A folder that `ressa prune` made."""
+    dense: str | None = None
+    """The model it was pruned from; by default the one that the folder names."""
     output: Path
+    """The folder to write."""
     data: str = EMBEDDED
-    tasks: TrainingTasks = TRAINING_TASKS
+    """The dataset folder of the training samples, or `embedded`."""
+    split: str = "train"
+    """The split they are drawn from."""
+    mixture: str = "mix"
+    """What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."""
     samples: Positive = 25_000
+    """How many they are."""
     epochs: float = Field(1.0, gt=0)
-    batch_size: Positive = 32
+    """How often each is seen."""
+    batch_size: Positive = 16
+    """How many make a step."""
     learning_rate: float = Field(1e-4, gt=0)
+    """AdamW's, at the start of its cosine."""
     rank_vision: Rank = 4
+    """LoRA's rank in the vision tower; 0 leaves it as it is."""
     rank_connector: Rank = 2
+    """LoRA's rank in the connector; 0 leaves it as it is."""
     rank_language: Rank = 8
+    """LoRA's rank in the language tower; 0 leaves it as it is."""
     alpha: float = Field(16.0, gt=0)
+    """LoRA's scale is alpha / rank."""
     kd_weight: float = Field(0.1, ge=0, le=1)
+    """The weight of the KL to the dense model; the rest is the task's."""
     temperature: float = Field(1.0, gt=0)
+    """The KL's temperature."""
     dtype: Dtype = "auto"
+    """auto (as saved), float32, bfloat16 or float16."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Any other option of ressa.repair.RepairConfig."""
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "RepairRecipe":
+        self.config()
+        return self
+
+    def config(self) -> "RepairConfig":
+        """What the trainer is told. Raises UsageError for an option it does not have."""
+        from ressa.repair.config import RepairConfig
+
+        ranks = {tower: getattr(self, f"rank_{tower}") for tower in ("vision", "connector", "language")}
+        values = {
+            "ranks": ranks,
+            "tune": tuple(tower for tower, rank in ranks.items() if rank),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "alpha": self.alpha,
+            "kd_weight": self.kd_weight,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "device": self.device,
+        }
+        twice = [name for name in self.options if name in values]
+        if twice:
+            raise UsageError(f"'{twice[0]}' is not one of the further options: it has a key of its own.")
+        try:
+            return RepairConfig(**values, **self.options)
+        except ValidationError as error:
+            raise UsageError(_sentence("repair", RepairConfig, error)) from None
 
 
 class EvaluateRecipe(_Recipe):
@@ -166,14 +241,25 @@ class EvaluateRecipe(_Recipe):
 
     command: Literal["evaluate"] = "evaluate"
     model: str
-    output: Path | None = None  # a JSON file
-    data: str = EMBEDDED
+    """A folder, a Hugging Face hub id, `embedded` or `embedded-llava`."""
+    output: Path | None = None
+    """The JSON file to write the scores to."""
     tasks: Tasks = TASKS
+    """Which, separated by commas."""
+    data: str = EMBEDDED
+    """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
     split: str = "test"
-    limit: Positive | None = None  # images a task looks at
+    """The split to score on."""
+    limit: Positive | None = None
+    """How many images each task looks at; all of them by default."""
+    pool: Positive = 200
+    """How many images retrieval chooses among."""
     batch_size: Positive = 32
+    """How many run at a time."""
     beams: Positive = 1
+    """Beams of the generation."""
     dtype: Dtype = "auto"
+    """auto (as saved), float32, bfloat16 or float16."""
 
 
 class DemoRecipe(_Recipe):
@@ -181,20 +267,37 @@ class DemoRecipe(_Recipe):
 
     command: Literal["demo"] = "demo"
     model: str = EMBEDDED
+    """`embedded` (InstructBLIP's architecture) or `embedded-llava` (LLaVA's)."""
     output: Path = Path("runs/demo")
+    """The folder to write."""
     data: str = EMBEDDED
+    """The dataset folder, or `embedded`."""
     method: str = "wanda"
+    """How weights are scored."""
     pattern: str = "2:4"
+    """N:M, or the share of zeros, in vision and language."""
     samples: Positive = 128
-    evaluation_limit: Positive = 200
+    """Calibration samples."""
+    evaluation_images: Positive = 200
+    """How many images each task looks at."""
+    evaluation_pool: Positive = 50
+    """How many images retrieval chooses among."""
     evaluation_batch: Positive = 64
+    """How many samples run at a time."""
     repair_samples: Positive = 8_000
+    """Training samples of the repair."""
     repair_batch: Positive = 32
+    """How many make a step."""
     repair_rate: float = Field(1e-3, gt=0)
+    """The learning rate at the start of its cosine."""
     rank_vision: Rank = 8
+    """LoRA's rank in the vision tower."""
     rank_connector: Rank = 2
+    """LoRA's rank in the connector."""
     rank_language: Rank = 16
+    """LoRA's rank in the language tower."""
     kd_weight: float = Field(0.1, ge=0, le=1)
+    """The weight of the KL to the dense model."""
 
     @property
     def prune(self) -> PruneRecipe:
@@ -233,9 +336,10 @@ class DemoRecipe(_Recipe):
         """The same questions for every stage: `dense`, `pruned` or `repaired`."""
         return EvaluateRecipe(
             model=str(self.output / stage),
-            output=self.output / f"{stage}.json",
+            output=self.output / "scores" / f"{stage}.json",
             data=self.data,
-            limit=self.evaluation_limit,
+            limit=self.evaluation_images,
+            pool=self.evaluation_pool,
             batch_size=self.evaluation_batch,
             seed=self.seed,
             device=self.device,
@@ -278,7 +382,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_sentence(kind, error)) from None
+        raise UsageError(_sentence(command, kind, error)) from None
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -315,10 +419,9 @@ def read_recipes(path: str | Path) -> list[Recipe]:
     return from_yaml(text)
 
 
-def _sentence(kind: type[Recipe], error: ValidationError) -> str:
+def _sentence(command: str, kind: type[BaseModel], error: ValidationError) -> str:
     """The first thing a validation found wrong, as one sentence."""
     problem = error.errors(include_url=False)[0]
-    command = kind.model_fields["command"].default
     key = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, kind.model_fields, 1)
@@ -327,7 +430,7 @@ def _sentence(kind: type[Recipe], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"The {command} recipe lacks '{key}': add it."
     if problem["type"] == "value_error":
-        text = str(problem["ctx"]["error"]).rstrip(".")
-        return f"{text[:1].upper()}{text[1:]}."
+        text = str(problem["ctx"]["error"])
+        return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "?")) else ".")
     message = problem["msg"][:1].lower() + problem["msg"][1:]
     return f"'{key}' of the {command} recipe cannot be {problem['input']!r}: {message}."

@@ -1,0 +1,347 @@
+"""The command line: parse, call one function of the library, print. Nothing else happens here.
+
+A command's options are the fields of its recipe. PyTorch and transformers are imported only once a command
+runs, so that help and most usage errors are instant.
+"""
+
+import functools
+import inspect as reflection
+import json
+import os
+import signal
+import sys
+import traceback
+import types
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ressa import __version__
+from ressa.errors import RunError, UsageError
+from ressa.recipe import (
+    DemoRecipe,
+    EvaluateRecipe,
+    PruneRecipe,
+    Recipe,
+    RepairRecipe,
+    make_recipe,
+    read_recipes,
+)
+
+if TYPE_CHECKING:
+    from ressa.commands.outcome import Outcome
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Values = dict[str, Any]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output.")]
+JsonTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE]",
+        help="The result as JSON: on standard output, or in FILE (a name that ends in .json).",
+    ),
+]
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a termination signal, as an exception that the parser's own handling leaves alone."""
+
+
+def interruptible(function: Callable[..., None]) -> Callable[..., None]:
+    """Let an interruption reach `main` as `Interrupted`."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    return guarded
+
+
+def recipe_command(
+    recipe: type[Recipe], *, writes_folder: bool = True, **extra: Any
+) -> Callable[[Callable[[Values], Values]], None]:
+    """Register a function as the command of a recipe, whose fields become its options.
+
+    The function turns the options as given into the recipe's values; its docstring is the command's help.
+    writes_folder: whether there is an output that `--force` may replace. extra: options that are no fields,
+    name → annotation; they default to None.
+    """
+    hidden = {"command"} if writes_folder else {"command", "output"}
+    common = ("seed", "device")  # these stand last in the help
+    names = sorted(recipe.model_fields, key=lambda name: name in common)
+    fields = {name: recipe.model_fields[name] for name in names if name not in hidden}
+
+    def register(adapt: Callable[[Values], Values]) -> None:
+        @interruptible
+        def run(force: bool = False, json_target: str | None = None, **values: Any) -> None:
+            _run([make_recipe({"command": adapt.__name__, **adapt(values)})], force, json_target)
+
+        option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)
+        parameters = [
+            *(option(name, annotation=_annotation(name, field)) for name, field in fields.items()),
+            *(option(name, annotation=annotation) for name, annotation in extra.items()),
+            *([option("force", annotation=Force)] if writes_folder else []),
+            option("json_target", annotation=JsonTarget),
+        ]
+        defaults = {name: _default(field) for name, field in fields.items()} | {"force": False}
+        parameters = [each.replace(default=defaults.get(each.name)) for each in parameters]
+        run.__doc__ = adapt.__doc__
+        run.__signature__ = reflection.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command(adapt.__name__)(run)
+
+    return register
+
+
+def _annotation(name: str, field: Any) -> Any:
+    """How a recipe's field is given on the command line; the recipe itself checks the value."""
+    if name == "model" and field.is_required():
+        return Annotated[str, typer.Argument(help=field.description)]
+    plain = _plain(field.annotation)
+    if plain is dict:
+        help_text = f"{field.description.rstrip('.')}, as in --option name=value; repeatable."
+        return Annotated[list[str] | None, typer.Option("--option", help=help_text)]
+    flags = [f"--{name.replace('_', '-')}", *(["-o"] if name == "output" else [])]
+    kind = plain if field.is_required() else plain | None
+    return Annotated[kind, typer.Option(*flags, help=field.description)]
+
+
+def _plain(annotation: Any) -> Any:
+    """bool, int, float, Path or dict as they are; all else is text."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        annotation = next(part for part in typing.get_args(annotation) if part is not types.NoneType)
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    annotation = typing.get_origin(annotation) or annotation
+    return annotation if annotation in (bool, int, float, Path, dict) else str
+
+
+def _default(field: Any) -> Any:
+    if field.is_required():
+        return reflection.Parameter.empty
+    value = None if field.default_factory is not None else field.default
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+@recipe_command(DemoRecipe)
+def demo(values: Values) -> Values:
+    """Prune, repair and evaluate an embedded model.
+
+    It is pruned to 2:4 and repaired with SparseLoRA; the table shows what broke and what came back. A run
+    that was interrupted goes on from its last finished stage.
+
+    \b
+    Example:
+      ressa demo
+      ressa demo --model embedded-llava --output runs/llava
+    """
+    return values
+
+
+@recipe_command(
+    PruneRecipe, sparsity=Annotated[str | None, typer.Option(help="The share of zeros: 0.5 or 50%.")]
+)
+def prune(values: Values) -> Values:
+    """Make a model sparse.
+
+    The result is a plain Hugging Face folder with exact zeros, and a file that says how it was made.
+
+    \b
+    Example:
+      ressa prune embedded -o runs/pruned --pattern 2:4
+      ressa prune ./llava -o runs/llava --sparsity 0.5 --vision dense --calibration ./coco
+    """
+    sparsity = values.pop("sparsity")
+    if sparsity is not None:
+        if values["pattern"] != PruneRecipe.model_fields["pattern"].default:
+            raise UsageError("--pattern and --sparsity say the same thing: give one of them.")
+        values["pattern"] = sparsity
+    return _with_options(values)
+
+
+@recipe_command(RepairRecipe)
+def repair(values: Values) -> Values:
+    """Repair a pruned model.
+
+    SparseLoRA, with the dense model as teacher, merged into the weights: kept weights change, no zero moves.
+
+    \b
+    Example:
+      ressa repair runs/pruned -o runs/repaired
+      ressa repair runs/llava --dense ./llava -o runs/llava-repaired --data ./coco --samples 25000
+    """
+    return _with_options(values)
+
+
+@recipe_command(EvaluateRecipe, writes_folder=False)
+def evaluate(values: Values) -> Values:
+    """Score a model on images and text.
+
+    Questions, captions and retrieval, by the official protocols.
+
+    \b
+    Example:
+      ressa evaluate embedded --limit 200
+      ressa evaluate runs/repaired --tasks vqa,caption --data ./coco --json scores.json
+    """
+    return values
+
+
+@app.command()
+@interruptible
+def inspect(
+    model: Annotated[str, typer.Argument(help="A folder that ressa made, or any model.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer, not only the towers.")] = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Count a model's zeros.
+
+    They are counted in the weights themselves and checked against the pattern that was asked for.
+
+    \b
+    Example:
+      ressa inspect runs/pruned --layers
+    """
+    _quiet()
+    from ressa.commands.inspect import inspect_model
+
+    _show([inspect_model(model, layers=layers)], json_target)
+
+
+@app.command()
+@interruptible
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file (docs/recipe.md shows one).")],
+    force: Force = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Run the recipes in a file, in order.
+
+    \b
+    Example:
+      ressa run prune-and-repair.yaml
+    """
+    _run(read_recipes(recipe), force, json_target)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"ressa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ressa(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a vision-language model sparse, repair it, and prove both."""
+
+
+def _with_options(values: Values) -> Values:
+    """Turn --option name=value into a mapping; a value is JSON where it can be read as JSON, else text."""
+    options = {}
+    for text in values["options"] or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--option {text} is not of the form name=value: write it so.")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return {**values, "options": options}
+
+
+def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:
+    _quiet()
+    from ressa.run import run_recipe
+
+    _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
+
+
+def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:
+    """Print tables for people or JSON for machines; a list only when a recipe file held several recipes."""
+    data = [outcome.data for outcome in outcomes] if len(outcomes) > 1 else outcomes[0].data
+    if json_target == "-":
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    if json_target is not None:
+        from ressa.files import write_json
+
+        write_json(json_target, data)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for outcome in outcomes:
+        for table in outcome.tables:
+            console.print(table.rich())
+        for line in outcome.lines:
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Silence what the libraries say about themselves; ressa's own progress and errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _json_values(arguments: Sequence[str]) -> list[str]:
+    """Give a bare `--json` its value, `-`; what follows it is a file name if it ends in .json or is `-`."""
+    given = list(arguments)
+    for index, word in enumerate(given):
+        following = given[index + 1] if index + 1 < len(given) else ""
+        if word == "--json" and following != "-" and not following.endswith(".json"):
+            given[index] = "--json=-"
+    return given
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")
+    except (KeyboardInterrupt, Interrupted):
+        return _fail(130, "Interrupted: nothing half-written is left; the same command goes on where it can.")
+    except UsageError as error:
+        return _fail(2, str(error))
+    except RunError as error:
+        return _fail(1, str(error))
+    except OSError as error:
+        return _fail(1, f"The system refused: {error}.")
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own
+            return _fail(error.exit_code, f"{error.format_message().rstrip('.')}: see --help.")
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(1, "The device ran out of memory: lower --batch-size or use --device cpu.")
+        traceback.print_exc()
+        return _fail(1, "That is a defect in ressa: please report it with the lines above.")
+    return status if isinstance(status, int) else 0
+
+
+def _fail(status: int, sentence: str) -> int:
+    print(f"ressa: {' '.join(sentence.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""`ressa inspect`: the zeros of a checkpoint, counted in its files."""
+
+from dataclasses import asdict
+
+from ressa.checkpoint import count_sparsity
+from ressa.commands.outcome import Outcome
+from ressa.report import layers_table, towers_table
+
+
+def inspect_model(model: str, *, layers: bool = False) -> Outcome:
+    """Count a folder's zeros by tower and, on request, by layer; check each pattern against the weights."""
+    count = count_sparsity(model)
+    details = [asdict(layer) for layer in count.layers]
+    asked = any(layer.holds is not None for layer in count.layers)
+    data = {
+        "model": model,
+        "towers": count.towers,
+        "holds": count.holds if asked else None,
+        "layers": details,
+    }
+    tables = [towers_table(data, model), *([layers_table(data)] if layers else [])]
+    if not asked:
+        return Outcome(data, tables, ["No pattern was asked of this model."])
+    broken = [layer.name for layer in count.layers if layer.holds is False]
+    if broken:
+        said = (
+            f"{len(broken)} layers do not keep to their pattern, {broken[0]} for one: prune or repair again."
+        )
+        return Outcome(data, tables, [said])
+    return Outcome(data, tables, ["Every layer keeps to its pattern."])

@@ -1,0 +1,59 @@
+"""`ressa repair`: load both models, draw training samples, train, save."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
+from ressa.commands.inputs import draw_samples, find_device, find_dtype
+from ressa.commands.outcome import Outcome
+from ressa.commands.target import finished, work_folder
+from ressa.provenance import fingerprint, versions
+from ressa.recipe import RepairRecipe
+from ressa.repair import repair
+from ressa.report import manifest_table
+
+
+def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
+    """Repair as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
+    pruned = read_manifest(recipe.model)
+    # The same recipe on a folder that was pruned anew since is another repair.
+    parent = fingerprint([json.dumps([pruned.recipe, pruned.plan, pruned.versions], sort_keys=True)])
+    identity = {**recipe.identity(), "parent": parent}
+    manifest = finished(recipe.output, identity, force=force)
+    if manifest is not None:
+        return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
+    find_device(recipe.device)
+    config = recipe.config()
+    samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
+    masks = read_masks(recipe.model)
+    dtype = find_dtype(recipe.dtype)
+    vlm = load(recipe.model, dtype=dtype)
+    dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
+    work = work_folder(recipe.output, identity, force=force)
+    result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
+    manifest = Manifest(
+        kind="repaired",
+        source=recipe.model,
+        recipe=identity,
+        seed=recipe.seed,
+        calibration=pruned.calibration,
+        versions=versions(),
+        plan=pruned.plan,
+        seconds=round(result.seconds, 1),
+        training={
+            "samples": len(samples),
+            "steps": len(result.history),
+            "trained": result.trained,
+            "teacher": result.teacher,
+            "history": result.history,
+        },
+    )
+    manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
+    shutil.rmtree(work)
+    return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
+
+
+def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
+    data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
+    return Outcome(data, [manifest_table(data, f"{Path(recipe.model).name}, repaired")], [line])

@@ -1,0 +1,44 @@
+"""What may happen to the folder a command writes: no overwriting unasked, no doing again what is done."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ressa.checkpoint import MANIFEST, Manifest, read_manifest
+from ressa.errors import UsageError
+from ressa.files import write_json
+
+
+def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest | None:
+    """The manifest at `output` if it is this very recipe's result; None if nothing is there, or on `force`.
+
+    identity: `Recipe.identity()`, perhaps with more keys that decide the result.
+    Raises UsageError when something else is there.
+    """
+    if force or not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    if not (output / MANIFEST).is_file():
+        raise UsageError(f"{output} exists already: choose another --output, or replace it with --force.")
+    manifest = read_manifest(output)
+    if manifest.recipe != identity:
+        changed = [key for key in identity if manifest.recipe.get(key) != identity[key]]
+        raise UsageError(
+            f"{output} was made by another recipe ({', '.join(changed) or 'another command'}): "
+            "choose another --output, or replace it with --force."
+        )
+    return manifest
+
+
+def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Path:
+    """The hidden folder beside `output` in which an interrupted run left what it had done.
+
+    It is emptied if it was begun with another identity, or on `force`.
+    """
+    folder = output.with_name(f".{output.name}.partial")
+    note = folder / "recipe.json"
+    begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    if force or begun != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(note, identity)
+    return folder

@@ -1,0 +1,117 @@
+"""The whole story on one small model: dense, pruned, repaired, each evaluated from its folder on disk.
+
+Every stage leaves a folder or a file behind and is not done again when it is there, so an interrupted demo
+goes on from its last finished stage.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ressa.checkpoint import load, read_manifest
+from ressa.commands.evaluate import run_evaluate
+from ressa.commands.outcome import Outcome
+from ressa.commands.prune import run_prune
+from ressa.commands.repair import run_repair
+from ressa.errors import UsageError
+from ressa.files import fresh_directory, write_json
+from ressa.progress import console
+from ressa.provenance import versions
+from ressa.recipe import DemoRecipe
+from ressa.report import comparison_bars, comparison_table, recovered
+
+MODELS = ("dense", "pruned", "repaired")
+NOTE = "recipe.json"
+RESULTS = "results.json"
+FIGURE = "results.png"
+SCORES = "scores"  # as DemoRecipe.evaluate names it
+
+
+def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
+    """Make the three checkpoints, evaluate each, and write the table as JSON and as bars."""
+    _claim(recipe, force=force)
+    makers = {
+        "dense": ("Copying the dense model", lambda: _copy_dense(recipe)),
+        "pruned": ("Pruning it", lambda: run_prune(recipe.prune)),
+        "repaired": ("Repairing it", lambda: run_repair(recipe.repair)),
+    }
+    for number, (name, (says, make)) in enumerate(makers.items()):
+        _say(2 * number + 1, says)
+        make()
+        _say(2 * number + 2, f"Evaluating the {name} model")
+        if not _scores(recipe, name).is_file():
+            run_evaluate(recipe.evaluate(name))
+    results = _results(recipe)
+    write_json(recipe.output / RESULTS, results)
+    rows = {name: results[name] for name in MODELS}
+    title = (
+        f"{recipe.model}: {recipe.method} {recipe.pattern} on vision and language, repaired with SparseLoRA"
+    )
+    comparison_bars(rows, recipe.output / FIGURE, title)
+    return Outcome(results, [comparison_table(rows, title)], _conclusion(recipe, results))
+
+
+def _claim(recipe: DemoRecipe, *, force: bool) -> None:
+    """Make the output folder this recipe's: another demo's remains go, what is no demo's is refused."""
+    folder, note = recipe.output, recipe.output / NOTE
+    if note.is_file():
+        if not force and json.loads(note.read_text(encoding="utf-8")) == recipe.identity():
+            return
+    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not a demo's: choose another --output.")
+    for name in (RESULTS, FIGURE, SCORES, *reversed(MODELS)):
+        _remove(folder / name)
+    write_json(note, recipe.identity())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _copy_dense(recipe: DemoRecipe) -> None:
+    """The dense model as a folder of its own, so that all three can be loaded side by side."""
+    target = recipe.output / "dense"
+    if target.is_dir():
+        return
+    vlm = load(recipe.model)
+    with fresh_directory(target) as work:
+        vlm.model.save_pretrained(work)
+        vlm.processor.save_pretrained(work)
+
+
+def _results(recipe: DemoRecipe) -> dict[str, Any]:
+    """What `results.json` holds: a result a model, the recipe, seconds by stage, versions."""
+    results: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for name in MODELS:
+        scores = json.loads(_scores(recipe, name).read_text(encoding="utf-8"))
+        results[name] = {key: scores[key] for key in ("tasks", "average", "sparsity")}
+        if name != "dense":
+            results[name]["seconds"] = seconds[f"make {name}"] = read_manifest(recipe.output / name).seconds
+        seconds[f"evaluate {name}"] = scores["seconds"]
+    results["recovered"] = recovered(*(results[name]["average"] for name in MODELS))
+    results["recipe"] = recipe.identity()
+    results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
+    results["versions"] = versions()
+    return results
+
+
+def _conclusion(recipe: DemoRecipe, results: dict[str, Any]) -> list[str]:
+    share = results["recovered"]
+    if share is None:
+        said = "Pruning lost nothing, so there was nothing to recover."
+    else:
+        said = f"Repair recovered {share:.0%} of what pruning lost (of the average)."
+    return [said, f"Checkpoints, {RESULTS} and {FIGURE} are in {recipe.output}."]
+
+
+def _scores(recipe: DemoRecipe, name: str) -> Path:
+    return recipe.evaluate(name).output or recipe.output
+
+
+def _say(stage: int, text: str) -> None:
+    console.print(f"[bold]{stage}/{2 * len(MODELS)}[/] {text}")

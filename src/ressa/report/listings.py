@@ -1,0 +1,54 @@
+"""One model at a time: its scores, the zeros of its towers, the zeros of its layers."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from ressa.report.table import NOTHING, Table, task_title
+
+
+def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
+    """What `ressa evaluate` found: a row a task and, indented beneath it, a row a kind; then the average."""
+    rows: list[tuple[str, ...]] = []
+    sections = set()
+    for task, score in result["tasks"].items():
+        rows.append((task_title(task, score), f"{score['score']:.1f}", str(score["n"])))
+        parts = {kind: part["score"] for kind, part in score.get("kinds", {}).items()}
+        counts = {kind: str(part["n"]) for kind, part in score.get("kinds", {}).items()}
+        parts |= {name: score[name] for name in ("recall", "TR@1", "IR@1") if name in score}
+        rows += [(f"  {name}", f"{value:.1f}", counts.get(name, "")) for name, value in parts.items()]
+        sections.add(len(rows) - 1)
+    rows.append(("average", f"{result['average']:.1f}", ""))
+    return Table(title, ("", "score", "samples"), tuple(rows), frozenset(sections))
+
+
+def towers_table(count: Mapping[str, Any], title: str = "") -> Table:
+    """The zeros of each tower. count: `towers` (tower → share of zeros), `layers` (tower, shape, asked)."""
+    rows = []
+    for tower, share in count["towers"].items():
+        layers = [layer for layer in count["layers"] if layer["tower"] == tower]
+        weights = sum(prod(layer["shape"]) for layer in layers)
+        asked = dict.fromkeys(layer["asked"] or NOTHING for layer in layers)
+        rows.append((tower, ", ".join(asked), f"{share:.2%}", str(len(layers)), f"{weights:,}"))
+    return Table(title, ("tower", "asked", "zeros", "layers", "weights"), tuple(rows))
+
+
+def manifest_table(manifest: Mapping[str, Any], title: str = "") -> Table:
+    """What a manifest says of each tower: `towers`, `layers` and the `seconds` it took."""
+    return towers_table(manifest, f"{title} ({manifest['seconds']:.0f} s)")
+
+
+def layers_table(count: Mapping[str, Any]) -> Table:
+    """The zeros of each layer, and whether its pattern holds."""
+    said = {True: "yes", False: "NO", None: NOTHING}
+    rows = tuple(
+        (
+            layer["name"],
+            " × ".join(map(str, layer["shape"])),
+            layer["asked"] or NOTHING,
+            f"{layer['sparsity']:.2%}",
+            said[layer["holds"]],
+        )
+        for layer in count["layers"]
+    )
+    return Table("", ("layer", "shape", "asked", "zeros", "holds"), rows)

@@ -1,0 +1,19 @@
+"""One recipe in, one finished command out."""
+
+from ressa.commands.evaluate import run_evaluate
+from ressa.commands.outcome import Outcome
+from ressa.commands.prune import run_prune
+from ressa.commands.repair import run_repair
+from ressa.demo import run_demo
+from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe
+
+
+def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
+    """Run a recipe. `force` replaces what is at its output instead of keeping or refusing it."""
+    if isinstance(recipe, PruneRecipe):
+        return run_prune(recipe, force=force)
+    if isinstance(recipe, RepairRecipe):
+        return run_repair(recipe, force=force)
+    if isinstance(recipe, EvaluateRecipe):
+        return run_evaluate(recipe)
+    return run_demo(recipe, force=force)
