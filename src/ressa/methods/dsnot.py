@@ -50,8 +50,9 @@ def apply(
     `seed` changes nothing.
 
     The official code keeps a row's last mask even if a swap overshot; here the row goes back to the cycle
-    whose |ε| was least. It averages variances within batches; here Var is over all tokens. Its option
-    pow_of_var_pruning is read nowhere and has no counterpart.
+    whose |ε| was least. It goes on when a row has run out of fitting pairs and so loses zeros; here the row
+    rests. It averages variances within batches; here Var is over all tokens. Its option pow_of_var_pruning
+    is read nowhere and has no counterpart. For the rest, the masks are its masks.
     Raises UsageError for a start that does not exist.
     """
     if start not in STARTS:
