@@ -31,17 +31,19 @@ class RememberingImageProcessor:
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         flat = _flat(images)
-        rows = self._rows(flat, options) if flat and self._separable else None
+        nested = isinstance(images[0], list) if flat else False
+        rows = self._rows(flat, nested, options) if flat and self._separable else None
         joined = _join(rows) if rows else None
         if joined is None:
             return self._wrapped(images, **options)
         return joined
 
-    def _rows(self, images: list[Image.Image], options: dict[str, Any]) -> list[Row] | None:
+    def _rows(self, images: list[Image.Image], nested: bool, options: dict[str, Any]) -> list[Row] | None:
         """One processed row for each image, or None where the outputs cannot be taken apart."""
         new = {id(image): image for image in images if id(image) not in self._memory}
         if new:
-            rows = _split(self._wrapped(list(new.values()), **options), len(new))
+            given = [[image] if nested else image for image in new.values()]
+            rows = _split(self._wrapped(given, **options), len(new))
             if rows is None:
                 self._separable = False
                 return None

@@ -1,0 +1,42 @@
+"""Captions: CIDEr-D, and where the data names each image's objects, how many of them are mentioned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ressa.data import Batcher, CaptionedImage
+from ressa.evaluation.generation import generate
+from ressa.evaluation.metrics.cider import cider_d, have_java
+from ressa.evaluation.metrics.object_recall import object_recall
+from ressa.progress import console
+
+MAX_CAPTION = 50  # tokens
+
+NO_JAVA = (
+    "Java was not found, so captions are split by ressa's own tokenizer instead of the PTB tokenizer and the "
+    "figure is called 'CIDEr-D (regex tokenizer)': install a Java runtime for the official one."
+)
+
+
+def describe_images(
+    model: Any, batcher: Batcher, images: Sequence[CaptionedImage], *, beams: int, batch_size: int
+) -> dict[str, Any]:
+    """Generate a caption for each image and score it: {score (CIDEr-D ×100), metric, n, recall (0–100)}.
+
+    `recall` is there where the dataset names objects.
+    """
+    predictions = generate(
+        model,
+        batcher,
+        images,
+        max_new_tokens=MAX_CAPTION,
+        beams=beams,
+        batch_size=batch_size,
+        description="Captioning images",
+    )
+    if not have_java():
+        console.print(NO_JAVA)
+    score, metric = cider_d(predictions, [image.captions for image in images])
+    result: dict[str, Any] = {"score": score, "metric": metric, "n": len(images)}
+    if any(image.objects for image in images):
+        result["recall"] = 100 * object_recall(predictions, [image.objects for image in images])
+    return result

@@ -1,0 +1,138 @@
+"""How likely a model finds a caption given an image: the score of likelihood retrieval.
+
+score(image, caption) = Σ_t log p(caption_t | caption_<t, prompt, image), the end token included.
+
+`log_likelihoods` is the definition: one full forward pass a pair. `ImageFirst` gives the same numbers but
+reads image and prompt once for all captions: from an encoder-decoder it keeps the encoder's output, from a
+decoder-only model the key-value cache. Whether a family's model can be taken apart this way is tried out, not
+looked up: the first image's scores must agree with the definition's.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from ressa.data import IGNORED, Batcher, Sample
+from ressa.data.batcher import pad
+from ressa.evaluation.generation import on_model
+from ressa.progress import bar
+
+
+def score_pairs(
+    model: Any, batcher: Batcher, images: Sequence[Sample], captions: Sequence[str], *, batch_size: int = 64
+) -> Tensor:
+    """Log-likelihood of every caption given every image: float32 (images, captions) on the CPU.
+
+    Each sample of `images` brings the prompt; its target is not looked at.
+    """
+    # Captions of like length share a batch, so that little is padding.
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index].split()))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    first = [_pair(images[0], captions[index]) for index in (order[0], order[-1])]
+    targets: dict[str, list[Tensor]] = {}  # prompt → every caption's ids behind it
+    scores = torch.empty(len(images), len(captions))
+    with bar("Scoring image-caption pairs", scores.numel()) as progress, torch.inference_mode():
+        quick = _tried_out(model, batcher, first)
+        for row, image in enumerate(images):
+            if quick and image.prompt not in targets:
+                targets[image.prompt] = batcher.targets([_pair(image, caption) for caption in captions])
+            read = quick.read(image) if quick else {}
+            for batch in batches:
+                if quick:
+                    found = quick.score(read, [targets[image.prompt][index] for index in batch])
+                else:
+                    pairs = [_pair(image, captions[index]) for index in batch]
+                    found = log_likelihoods(model, batcher, pairs)
+                scores[row, batch] = found.cpu()
+                progress.advance(len(batch))
+    return scores
+
+
+def _pair(image: Sample, caption: str) -> Sample:
+    return Sample(image.image, image.prompt, caption, image.id)
+
+
+def log_likelihoods(model: Any, batcher: Batcher, samples: Sequence[Sample]) -> Tensor:
+    """The definition, on one batch: Σ log p over each sample's target tokens, float32 (B,)."""
+    inputs = on_model(batcher.training(samples), model)
+    labels = inputs["labels"]
+    logits = model(**inputs).logits
+    if not batcher.encoder_decoder:  # position t predicts token t + 1
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return _picked(logits, labels)
+
+
+def _picked(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ log p(label) over the positions with a label. logits (B, T, V), labels (B, T) → float32 (B,)."""
+    chosen = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return chosen.masked_fill(labels == IGNORED, 0).sum(1)
+
+
+class ImageFirst:
+    """Reads an image and its prompt once, then scores many captions behind them."""
+
+    def __init__(self, model: Any, batcher: Batcher) -> None:
+        self.model = model
+        self.batcher = batcher
+        needed = "encoder_outputs" if batcher.encoder_decoder else "past_key_values"
+        self.language = next(_takers(model, needed))
+
+    def read(self, image: Sample) -> dict[str, Any]:
+        """What the captions' scores need of one image and its prompt."""
+        inputs = on_model(self.batcher.generation([image]), self.model)
+        mask = inputs["attention_mask"]
+        if self.batcher.encoder_decoder:
+            start = torch.zeros(1, 1, dtype=torch.long, device=mask.device)
+            output = self.model(**inputs, decoder_input_ids=start)
+            output = getattr(output, "language_model_outputs", output)
+            return {"mask": mask, "encoded": output.encoder_last_hidden_state}
+        output = self.model(**inputs, use_cache=True)
+        last = output.logits[:, -1:]
+        output = getattr(output, "language_model_outputs", output)
+        return {"mask": mask, "cache": output.past_key_values, "last": last}
+
+    def score(self, read: dict[str, Any], targets: Sequence[Tensor]) -> Tensor:
+        """Log-likelihood of each target (T_i,) behind what was read: float32 (B,)."""
+        count = len(targets)
+        mask = read["mask"].expand(count, -1)
+        labels = pad(list(targets), IGNORED).to(mask.device)
+        if self.batcher.encoder_decoder:
+            encoded = BaseModelOutput(last_hidden_state=read["encoded"].expand(count, -1, -1))
+            logits = self.language(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits
+            return _picked(logits, labels)
+        cache = copy.deepcopy(read["cache"])  # the model appends to the cache it is given
+        cache.batch_repeat_interleave(count)
+        # The first token follows the prompt; the last one predicts nothing that counts.
+        fed = labels[:, :-1]
+        logits = read["last"].expand(count, -1, -1)
+        if fed.shape[1]:
+            mask = torch.cat([mask, (fed != IGNORED).long()], 1)
+            ids = fed.masked_fill(fed == IGNORED, self.batcher.text.pad_id)
+            behind = self.language(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+            logits = torch.cat([logits, behind.logits], 1)
+        return _picked(logits, labels)
+
+
+def _takers(model: Any, argument: str) -> Iterator[Any]:
+    """The model and its parts that predict words and take this argument by name, the outermost first."""
+    for module in model.modules():
+        predicts = hasattr(module, "get_output_embeddings") and module.get_output_embeddings() is not None
+        if predicts and argument in inspect.signature(module.forward).parameters:
+            yield module
+
+
+def _tried_out(model: Any, batcher: Batcher, pairs: Sequence[Sample]) -> ImageFirst | None:
+    """`ImageFirst` where it gives these pairs of one image the scores of the definition, else None."""
+    expected = log_likelihoods(model, batcher, pairs)
+    try:
+        quick = ImageFirst(model, batcher)
+        scores = quick.score(quick.read(pairs[0]), batcher.targets(pairs))
+    except (StopIteration, TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError):
+        return None
+    tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
+    return quick if torch.allclose(scores, expected, rtol=tolerance, atol=tolerance) else None

@@ -1,0 +1,54 @@
+"""Questions and answers: VQAv2, OK-VQA and GQA."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ressa.data import Batcher, Question
+from ressa.evaluation.generation import generate
+from ressa.evaluation.metrics.exact_match import exact_match
+from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
+
+MAX_ANSWER = 10  # tokens, as in the evaluation of BLIP-2 and InstructBLIP
+
+TITLES = {"vqa": "VQAv2 questions", "okvqa": "OK-VQA questions", "gqa": "GQA questions"}
+
+
+def answer_questions(
+    task: str, model: Any, batcher: Batcher, questions: Sequence[Question], *, beams: int, batch_size: int
+) -> dict[str, Any]:
+    """Generate an answer to each question and score it: {score (0–100), n, kinds: {kind: {score, n}}}.
+
+    `task` is vqa or okvqa (official VQA accuracy) or gqa (exact match).
+    """
+    predictions = generate(
+        model,
+        batcher,
+        questions,
+        max_new_tokens=MAX_ANSWER,
+        beams=beams,
+        batch_size=batch_size,
+        description=f"Answering {TITLES[task]}",
+    )
+    accuracy: Callable[[str, Question], float] = _gqa_accuracy if task == "gqa" else _vqa_accuracy
+    hits = [accuracy(said, question) for said, question in zip(predictions, questions, strict=True)]
+    return {"score": _percent(hits), "n": len(hits), "kinds": _by_kind(questions, hits)}
+
+
+def _vqa_accuracy(prediction: str, question: Question) -> float:
+    return vqa_accuracy(prediction, question.answers)
+
+
+def _gqa_accuracy(prediction: str, question: Question) -> float:
+    return exact_match(prediction, question.answers[0])
+
+
+def _by_kind(questions: Sequence[Question], hits: Sequence[float]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[float]] = {}
+    for question, hit in zip(questions, hits, strict=True):
+        for kind in question.kinds:
+            groups.setdefault(kind, []).append(hit)
+    return {kind: {"score": _percent(groups[kind]), "n": len(groups[kind])} for kind in sorted(groups)}
+
+
+def _percent(hits: Sequence[float]) -> float:
+    return 100 * sum(hits) / len(hits)
