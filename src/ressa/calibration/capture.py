@@ -52,9 +52,9 @@ class Call:
 
         return Call(map_leaves(self.args, copy), map_leaves(self.kwargs, copy))
 
-    def linked(self) -> bool:
-        """Whether it needs anything that the block before gives."""
-        return any(isinstance(leaf, Link) for _, leaf in leaves((self.args, self.kwargs)))
+    def linked(self) -> tuple[Path, ...]:
+        """Where its arguments are what the block before gives."""
+        return tuple(path for path, leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Link))
 
 
 Record = list[list[Call]]  # how a run of blocks was called on one batch: [i] are the calls of block i
@@ -197,6 +197,15 @@ def independent(record: Record, perturbed: Record) -> int:
     return len(record)
 
 
+def linked_alike(records: Sequence[Record], most: int) -> int:
+    """How many of the first `most` blocks are linked to the one before in the same way on every batch."""
+    for i in range(most):
+        ways = {call.linked() for record in records for call in record[i]}
+        if len(ways) > 1:
+            return i
+    return most
+
+
 def _differ(call: Call, other: Call) -> bool:
     mine, theirs = list(leaves((call.args, call.kwargs))), list(leaves((other.args, other.kwargs)))
     if [path for path, _ in mine] != [path for path, _ in theirs]:
@@ -212,30 +221,32 @@ def _differ(call: Call, other: Call) -> bool:
 
 @contextmanager
 def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Each module computes on `device` and lives where it was: moved there for its call and back afterwards.
+    """Each module computes on `device` and lives where it was: a copy of its weights is there for each call.
 
-    A module that is on `device` when called stays there.
+    A module that lives on `device` when called just runs.
     """
-    away: dict[nn.Module, torch.device] = {}
+    homes: dict[nn.Module, tuple[torch.device, list[tuple[Tensor, Tensor]]]] = {}
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         home = next(module.parameters()).device
         if home == device:
             return None
-        away[module] = home
-        module.to(device)
+        homes[module] = home, [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
+        for tensor, _ in homes[module][1]:
+            tensor.data = tensor.data.to(device)
         call = Call(args, kwargs).to(device)
         return call.args, call.kwargs
 
     def after(module: nn.Module, _args: Any, output: Any) -> Any:
-        if module not in away:
+        if module not in homes:
             return None
-        home = away.pop(module)
-        module.to(home)
+        home, tensors = homes.pop(module)
+        for tensor, data in tensors:
+            tensor.data = data
         return to_device(output, home)
 
     with ExitStack() as hooks:
         for module in modules:
             hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            hooks.callback(module.register_forward_hook(after, prepend=True).remove)
+            hooks.callback(module.register_forward_hook(after, prepend=True, always_call=True).remove)
         yield

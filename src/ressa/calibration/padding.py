@@ -43,7 +43,7 @@ class Kept:
             else:
                 self.keys[attended.shape[1]] = attended
         if self.positions is None and attention_mask is not None and attention_mask.shape == (batch, length):
-            self.positions = attention_mask.bool()
+            self.positions = attention_mask.to(self.hidden.device).bool()
         if labels is not None and labels.shape == (batch, length):
             labelled = labels != -100
             self.positions = (

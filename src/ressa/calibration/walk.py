@@ -6,33 +6,22 @@ next block gets. Where a model does something of its own between two blocks (add
 patches), the inputs of the later block are recorded anew from a whole forward.
 """
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ressa.anatomy import Anatomy, Block, Chain
-from ressa.calibration.capture import (
-    Call,
-    Record,
-    call_order,
-    capture,
-    independent,
-    leaves,
-    on_device,
-    to_device,
-)
+from ressa.anatomy import Anatomy, Block
+from ressa.calibration.capture import Call, Record, capture, independent, leaves, linked_alike, to_device
+from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.padding import Kept, image_positions
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.tokens import VisualDistance, select_tokens
 from ressa.errors import UsageError
 
-Batch = Mapping[str, Tensor]
 Visit = Callable[[Block, dict[str, Statistics]], None]
 Factory = Callable[[str, nn.Linear], Statistics | None]
 
@@ -60,7 +49,7 @@ def walk(
     Padding is left out of the statistics, image tokens count like any other. Only one block's statistics
     exist at a time. Raises UsageError if the calibration inputs never reach one of the layers.
     """
-    feed = _Feed(model, anatomy, device)
+    feed = Feed(model, anatomy, device)
     wanted = set(anatomy.linears() if layers is None else layers)
     with feed.ready():
         steps = feed.steps(batches[0])
@@ -76,73 +65,6 @@ def walk(
             done = begin + _Run(feed, batches, steps, begin, end, atv).walk(wanted, visit, statistics)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One block in the order of a forward, and how often a forward calls it."""
-
-    tower: str
-    chain: Chain
-    block: Block
-    calls: int
-
-
-class _Feed:
-    """Runs the model, or the blocks of it, on calibration inputs."""
-
-    def __init__(self, model: Any, anatomy: Anatomy, device: torch.device | str | None) -> None:
-        self.model = model
-        self.anatomy = anatomy
-        self.modules: dict[str, Any] = dict(model.named_modules())
-        self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
-        self.device = None if device is None else torch.device(device)
-        parameters = inspect.signature(model.forward).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        self.accepted = None if takes_any else set(parameters)
-        self.extra = {"use_cache": False} if "use_cache" in parameters else {}
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Evaluation mode, no key-value cache, blocks computing on the device; all as before afterwards."""
-        parts = list(self.model.modules())
-        training = [part.training for part in parts]
-        configs = {
-            id(config): config for part in parts if (config := getattr(part, "config", None)) is not None
-        }
-        caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
-        try:
-            self.model.eval()
-            for config in caching:
-                config.use_cache = False
-            with nullcontext() if self.device is None else on_device(list(self.blocks.values()), self.device):
-                yield
-        finally:
-            for config in caching:
-                config.use_cache = True
-            for part, was in zip(parts, training, strict=True):
-                part.training = was
-
-    def forward(self, batch: Batch) -> None:
-        """The whole model on one batch."""
-        home, dtype = self.model.device, self.model.dtype
-        inputs = {
-            name: value.to(home, dtype) if value.is_floating_point() else value.to(home)
-            for name, value in batch.items()
-            if self.accepted is None or name in self.accepted
-        }
-        self.model(**inputs, **self.extra)
-
-    def steps(self, batch: Batch) -> list[_Step]:
-        """The blocks that a forward calls, in the order of their first call."""
-        places = {
-            block.name: (tower, chain, block)
-            for tower in self.anatomy.towers
-            for chain in self.anatomy.chains(tower)
-            for block in chain.blocks
-        }
-        counts = call_order(partial(self.forward, batch), self.blocks)
-        return [_Step(*places[name], calls) for name, calls in counts.items()]
-
-
 class _Run:
     """Consecutive blocks of one chain, each fed with what the one before gives.
 
@@ -151,9 +73,9 @@ class _Run:
 
     def __init__(
         self,
-        feed: _Feed,
+        feed: Feed,
         batches: Sequence[Batch],
-        steps: Sequence[_Step],
+        steps: Sequence[Step],
         begin: int,
         end: int,
         atv: float | None,
@@ -168,15 +90,16 @@ class _Run:
                 blocks,
                 # A tower may be called once an image, so its last block's return says little.
                 until=feed.blocks[later[0].block.name] if later else None,
-                once=not later and all(step.calls == 1 for step in self.steps),
+                once=not later and all(step.calls == 1 for step in steps[begin:end]),
                 perturb=perturb,
             )
 
         first = record(batches[0])
         if len(blocks) > 1:
             alone = independent(first, record(batches[0], perturb=True))
-            first, self.steps, blocks = first[:alone], self.steps[:alone], blocks[:alone]
+            blocks = blocks[:alone]
         self.records = [first, *(record(batch) for batch in batches[1:])]
+        self.steps = self.steps[: linked_alike(self.records, len(blocks))]
 
     def walk(self, wanted: Collection[str], visit: Visit, statistics: Factory) -> int:
         """Visit the blocks; returns how many there were."""
@@ -188,19 +111,23 @@ class _Run:
             ]
             block = self.feed.blocks[step.block.name]
             home = next(block.parameters()).device
-            if self.feed.device is not None:
-                block.to(self.feed.device)
-            if names := [name for name in step.block.linears if name in wanted]:
-                visit(step.block, self._gather(step, calls, names, statistics))
-            if any(call.linked() for record in self.records for call in (record[i + 1 : i + 2] or [[]])[0]):
-                outputs = [[to_device(self._run(block, call), home) for call in batch] for batch in calls]
+            try:
+                if self.feed.device is not None:
+                    block.to(self.feed.device)
+                if names := [name for name in step.block.linears if name in wanted]:
+                    visit(step.block, self._gather(step, calls, names, statistics))
+                if i + 1 < len(self.steps) and any(
+                    call.linked() for record in self.records for call in record[i + 1]
+                ):
+                    outputs = [[to_device(self._run(block, call), home) for call in batch] for batch in calls]
+            finally:
+                block.to(home)
             for record in self.records:
                 record[i] = []
-            block.to(home)
         return len(self.steps)
 
     def _gather(
-        self, step: _Step, calls: list[list[Call]], names: Sequence[str], statistics: Factory
+        self, step: Step, calls: list[list[Call]], names: Sequence[str], statistics: Factory
     ) -> dict[str, Statistics]:
         """Statistics of the inputs of the linears of one block."""
         linears = {name: self.feed.modules[name] for name in names}
@@ -233,7 +160,7 @@ class _Run:
             raise _never_reached(missing)
         return gathered
 
-    def _kept(self, step: _Step, call: Call, batch: Batch) -> Kept | None:
+    def _kept(self, step: Step, call: Call, batch: Batch) -> Kept | None:
         """Which positions count in a call; None: all, as in a vision tower."""
         if step.tower == "vision":
             return None
@@ -245,7 +172,7 @@ class _Run:
             batch.get("labels") if step.chain.reads_labels else None,
         )
 
-    def _choose_tokens(self, step: _Step, calls: list[list[Call]]) -> dict[tuple[int, int], Tensor]:
+    def _choose_tokens(self, step: Step, calls: list[list[Call]]) -> dict[tuple[int, int], Tensor]:
         """Positions that count by the distance between a block's input and output: (batch, call) → bool
         (batch, length). Empty for blocks that do not see text and image together."""
         if step.tower != "language" or step.chain.reads_labels or self.atv is None:
