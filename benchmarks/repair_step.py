@@ -264,7 +264,8 @@ def main() -> None:
                 torch.cuda.empty_cache()
         print(
             f"\n{name}-shaped, {weights / GIB:.1f} GiB of weights, {shape.batch} samples of "
-            f"{shape.image_tokens} image + {shape.prompt} + {shape.answer} tokens = {shape.tokens} positions a step"
+            f"{shape.image_tokens} image + {shape.prompt} + {shape.answer} tokens = {shape.tokens} "
+            "positions a step"
         )
         bound = rows.get("LoRA, no teacher", {}).get("peak_bytes")
         print(f"  {'':24}{'s a step':>10}{'range':>16}{'tokens/s':>10}{'peak GiB':>10}{'of bound':>10}")

@@ -393,15 +393,17 @@ def main() -> None:
                 {"in": size[0], "out": size[1], "tokens": count, "mask": pattern, "floor": at}
                 | {"variants": found, "verdict": verdict}
             )
+    output = options.output or (None if smoke else Path(__file__).parent / "results" / "sparse_lora.json")
+    if output:
+        write_json(output, report)
     if options.below_floor and device == "cuda":
         report["below_floor"] = []
         for size, count in itertools.product(sizes, tokens):
             found = below_floor(make_case(size, count, "2:4", device), rounds)
             report["below_floor"].append({"in": size[0], "out": size[1], "tokens": count, **found})
-    default = None if smoke else Path(__file__).parent / "results" / "sparse_lora.json"
-    output = options.output or default
+            if output:
+                write_json(output, report)
     if output:
-        write_json(output, report)
         print(f"\nwritten: {output}")
 
 

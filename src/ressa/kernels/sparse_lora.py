@@ -13,8 +13,10 @@ product BA nor W' nor a second out×in buffer. Autograd on the formula as writte
 Symbols and the plain torch definitions: `sparse_lora_torch`. The kernels for GPUs: `sparse_lora_triton`.
 """
 
+import importlib
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -31,10 +33,14 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 def _implementation(tensor: Tensor) -> ModuleType:
     """The Triton kernels where they can run, else plain torch."""
     if _HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64:
-        from ressa.kernels import sparse_lora_triton
-
-        return sparse_lora_triton
+        return _triton_kernels()
     return sparse_lora_torch
+
+
+@cache
+def _triton_kernels() -> ModuleType:
+    """Imported when first needed: it takes a moment, and CPUs do without."""
+    return importlib.import_module("ressa.kernels.sparse_lora_triton")
 
 
 @torch.no_grad()
@@ -203,7 +209,8 @@ def _forward(
     bias: Tensor | None,
 ) -> Tensor:
     with _no_autocast(x.device.type):
-        effective = effective_weight(weight, packed_mask, lora_a, lora_b, scaling, dtype=x.dtype)
+        effective = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
+        _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
         return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
 
 
@@ -220,15 +227,16 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dX, dA, dB; an empty tensor for each that is not needed."""
     grad_x = grad_a = grad_b = None
-    buffer = None
+    kernels = _implementation(x)
     with _no_autocast(x.device.type):
         rows = grad_out.reshape(-1, weight.shape[0])
+        buffer = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
         if need_x:
-            buffer = effective_weight(weight, packed_mask, lora_a, lora_b, scaling, dtype=x.dtype)
+            kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
             grad_x = torch.mm(rows, buffer).view(x.shape)
         if need_lora:
-            flat = x.reshape(-1, weight.shape[1])
-            grad_a, grad_b = masked_gradients(rows, flat, packed_mask, lora_a, lora_b, scaling, buffer=buffer)
+            gradient = torch.mm(rows.t(), x.reshape(-1, weight.shape[1]), out=buffer)
+            grad_a, grad_b = kernels.masked_reduction(gradient, packed_mask, lora_a, lora_b, scaling)
     return (
         x.new_empty(0) if grad_x is None else grad_x,
         lora_a.new_empty(0) if grad_a is None else grad_a,
