@@ -1,5 +1,7 @@
 """Two tiny VLMs with their real processors, built in code: InstructBLIP on T5 and LLaVA on Llama."""
 
+from typing import Any
+
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -11,11 +13,12 @@ TEXT = """
 """
 WORDS = TEXT.split()
 IMAGE_SIZE = 32
+SQUARE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
 QUERIES = 4
 LANGUAGE = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def tokenizer(end_token: bool, image_token: bool = False) -> hf.PreTrainedTokenizerFast:
+def tokenizer(end_token: bool = False, image_token: bool = False) -> hf.PreTrainedTokenizerFast:
     """Word-level, lower-case; `end_token` appends </s> to every text, as T5's does."""
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
@@ -35,7 +38,7 @@ def tokenizer(end_token: bool, image_token: bool = False) -> hf.PreTrainedTokeni
     )
 
 
-def _vision() -> dict:
+def vision() -> dict:
     return {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -46,7 +49,25 @@ def _vision() -> dict:
     }
 
 
-def _spread(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
+def qformer(kind: type[hf.PreTrainedConfig], **more: Any) -> hf.PreTrainedConfig:
+    return kind(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        encoder_hidden_size=32,
+        cross_attention_frequency=1,
+        max_position_embeddings=64,
+        **more,
+    )
+
+
+def image_token_id() -> int:
+    return WORDS.index("<image>")
+
+
+def spread(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
     """Weights large enough that images and words matter to the outputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -58,16 +79,6 @@ def _spread(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
 
 def instructblip() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
     """Encoder-decoder; its processor writes the image tokens and has a tokenizer for the Q-Former."""
-    qformer = hf.InstructBlipQFormerConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        encoder_hidden_size=32,
-        cross_attention_frequency=1,
-        max_position_embeddings=64,
-    )
     text = hf.T5Config(
         **LANGUAGE,
         d_model=32,
@@ -79,20 +90,20 @@ def instructblip() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
         decoder_start_token_id=0,
     )
     config = hf.InstructBlipConfig(
-        vision_config=hf.InstructBlipVisionConfig(**_vision()),
-        qformer_config=qformer,
+        vision_config=hf.InstructBlipVisionConfig(**vision()),
+        qformer_config=qformer(hf.InstructBlipQFormerConfig),
         text_config=text,
         num_query_tokens=QUERIES,
-        image_token_index=WORDS.index("<image>"),
+        image_token_index=image_token_id(),
     )
-    images = hf.BlipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    images = hf.BlipImageProcessor(size=SQUARE)
     processor = hf.InstructBlipProcessor(
         images,
         tokenizer(end_token=True),
-        qformer_tokenizer=tokenizer(end_token=False),
+        qformer_tokenizer=tokenizer(),
         num_query_tokens=QUERIES,
     )
-    return _spread(hf.InstructBlipForConditionalGeneration(config)), processor
+    return spread(hf.InstructBlipForConditionalGeneration(config)), processor
 
 
 def llava() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
@@ -107,21 +118,19 @@ def llava() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
         max_position_embeddings=256,
     )
     config = hf.LlavaConfig(
-        vision_config=hf.CLIPVisionConfig(**_vision()),
+        vision_config=hf.CLIPVisionConfig(**vision()),
         text_config=text,
-        image_token_id=WORDS.index("<image>"),
+        image_token_id=image_token_id(),
     )
-    images = hf.CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    )
+    images = hf.CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=SQUARE)
     processor = hf.LlavaProcessor(
         images,
-        tokenizer(end_token=False, image_token=True),
+        tokenizer(image_token=True),
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    return _spread(hf.LlavaForConditionalGeneration(config)), processor
+    return spread(hf.LlavaForConditionalGeneration(config)), processor
 
 
 VLMS = {"instructblip": instructblip, "llava": llava}

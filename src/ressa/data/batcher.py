@@ -44,6 +44,8 @@ class Batcher:
         text_config = config.get_text_config()
         self.encoder_decoder = bool(config.is_encoder_decoder or text_config.is_encoder_decoder)
         self.text = Text(self.processor, self.encoder_decoder, text_config.eos_token_id)
+        # Families whose image is no part of the text (BLIP, GIT) generate behind unpadded prompts only.
+        self.pads_prompts = self.encoder_decoder or self.text.image_token is not None
         self._images = ImageCache()
 
     def training(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -68,11 +70,23 @@ class Batcher:
         return self._padded(rows, left=False) | rest
 
     def generation(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Inputs for `model.generate`: the prompts, padded on the left for decoder-only language models."""
+        """Inputs for `model.generate`: the prompts, padded on the left for decoder-only language models.
+
+        Where `pads_prompts` is False, hand in prompts of one length (`alike`).
+        """
         rows, rest = self._encode(samples)
-        if not self.encoder_decoder and self.text.image_token is not None:
+        if not self.encoder_decoder and self.pads_prompts:
             self._drop_end_token(rows)
         return self._padded(rows, left=not self.encoder_decoder) | rest
+
+    def alike(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Positions of the samples in groups that `generation` can take together, each in order."""
+        if self.pads_prompts:
+            return [list(range(len(samples)))]
+        groups: dict[int, list[int]] = {}
+        for index, sample in enumerate(samples):
+            groups.setdefault(len(self.tokenizer.encode(sample.prompt)), []).append(index)
+        return list(groups.values())
 
     def targets(self, samples: Sequence[Sample]) -> Rows:
         """The token ids (T_i,) of each target as the language model has to predict them, end token included.
@@ -92,14 +106,22 @@ class Batcher:
     def decode(self, generated: Tensor, inputs: dict[str, Tensor]) -> list[str]:
         """The new text in what `generate` returned, without special tokens.
 
-        generated: (B, L) ids. Families differ in whether the prompt comes back in front: it is cut where
-        it does.
+        generated: (B, L) ids. Families differ in whether the prompt comes back in front, as it was or with
+        its first token replaced (BLIP): it is cut where it does.
         """
         prompt = inputs["input_ids"]
         length = prompt.shape[1]
         if generated.shape[1] >= length and torch.equal(generated[:, :length].to(prompt.device), prompt):
-            generated = generated[:, length:]
-        texts = self.tokenizer.batch_decode(generated.tolist(), skip_special_tokens=True)
+            return self._texts(generated[:, length:])
+        texts = self._texts(generated)
+        if self.encoder_decoder or self.text.image_token is not None:
+            return texts
+        return [
+            text.removeprefix(asked).strip() for text, asked in zip(texts, self._texts(prompt), strict=True)
+        ]
+
+    def _texts(self, ids: Tensor) -> list[str]:
+        texts = self.tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def _encode(self, samples: Sequence[Sample]) -> tuple[dict[str, Rows], dict[str, Tensor]]:

@@ -43,9 +43,7 @@ class Text:
             return self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
-        if self.image_token is None or self._writes_placeholders:
-            return prompt
-        return f"{self.image_token}\n{prompt}"
+        return f"{self._placeholder}{prompt}"
 
     def process(self, images: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
         """The processor's output for rendered texts, one image each."""
@@ -63,13 +61,25 @@ class Text:
                 self.tokenizer.pad_token = None
 
     @cached_property
-    def _writes_placeholders(self) -> bool:
-        """Whether the processor puts image tokens in front of a text that has none (BLIP-2, PaliGemma do)."""
+    def _placeholder(self) -> str:
+        """What marks the image in front of a prompt: nothing where the processor does it alone (BLIP-2).
+
+        PaliGemma's processor does it too but wants it done, and says so at every call.
+        """
+        if self.image_token is None:
+            return ""
+        alone = self._image_tokens("a")
+        if not alone:
+            return f"{self.image_token}\n"
+        return self.image_token if self._image_tokens(f"{self.image_token}a") == alone else ""
+
+    def _image_tokens(self, text: str) -> int:
+        """How many image tokens the processor makes of a text and a blank image; 0 where it refuses."""
         try:
-            ids = self.process([Image.new("RGB", (32, 32))], ["a"])["input_ids"]
+            ids = self.process([Image.new("RGB", (32, 32))], [text])["input_ids"]
         except (ValueError, IndexError, RuntimeError):  # so says a processor that wants a placeholder
-            return False
-        return bool((ids == self.image_token_id).any())
+            return 0
+        return int((ids == self.image_token_id).sum())
 
     def target_ids(self, prompts: list[str], targets: list[str]) -> list[list[int]]:
         """The ids of each target behind its prompt, end token included.

@@ -30,17 +30,22 @@ def generate(
         raise UsageError(
             f"{type(model).__name__} cannot generate text: evaluate it on retrieval only, or another model."
         )
-    texts: list[str] = []
+    texts = [""] * len(samples)
     # Sampling settings that a checkpoint may carry are taken away: they have no meaning here, and warn.
     options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     with bar(description, len(samples)) as progress, torch.inference_mode(), shared_vision(model) as sharing:
-        for start in range(0, len(samples), batch_size):
-            part = samples[start : start + batch_size]
-            inputs = on_model(batcher.generation(part), model)
-            sharing.show([image_key(sample) for sample in part])
-            generated = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=beams, **options)
-            texts += batcher.decode(generated, inputs)
-            progress.advance(len(part))
+        for group in batcher.alike(samples):
+            for start in range(0, len(group), batch_size):
+                places = group[start : start + batch_size]
+                part = [samples[place] for place in places]
+                inputs = on_model(batcher.generation(part), model)
+                sharing.show([image_key(sample) for sample in part])
+                generated = model.generate(
+                    **inputs, max_new_tokens=max_new_tokens, num_beams=beams, **options
+                )
+                for place, text in zip(places, batcher.decode(generated, inputs), strict=True):
+                    texts[place] = text
+                progress.advance(len(part))
     return texts
 
 
