@@ -177,3 +177,18 @@ def test_options_and_inputs_out_of_range_are_refused():
     inputs[0, 0] = float("inf")
     with pytest.raises(RunError, match=r"block\.fc hold NaN or infinity"):
         sparsegpt.apply(torch.ones(2, 16), hessian_of(inputs), NM(2, 4), name="block.fc")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 6),
+    st.sampled_from([(1, 2), (2, 4), (5, 8), (8, 16)]),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_the_sweeps_own_group_choice_is_the_patterns(rows, n_m, tied, seed):
+    n, m = n_m
+    scores = torch.rand(rows, m, generator=torch.Generator().manual_seed(seed))
+    if tied:
+        scores = (scores * 3).round()
+    assert torch.equal(sparsegpt._select_group(scores.T, n).T, NM(n, m).select(scores))

@@ -70,7 +70,7 @@ def apply(
             errors = torch.empty(end - begin, rows, device=W.device)
             for j in range(begin, end):
                 if isinstance(pattern, NM) and j % group == 0:
-                    kept[j : j + group] = pattern.select(_score(W, U, alive, j, j + group)).T
+                    kept[j : j + group] = _select_group(_score(W, U, alive, j, j + group).T, pattern.n)
                 error = W[j].masked_fill(kept[j], 0) / U[j, j]
                 W[j:end].addr_(U[j, j:end], error, alpha=-1)
                 errors[j - begin] = error
@@ -143,6 +143,12 @@ def _score(W: Tensor, U: Tensor, alive: Tensor, begin: int, end: int) -> Tensor:
     """(out, end − begin) scores of columns begin:end of W (in, out); 0 where the input was always 0."""
     each = alive[begin:end] / U.diagonal()[begin:end]
     return (W[begin:end].abs() * each.unsqueeze(1)).T
+
+
+def _select_group(scores: Tensor, n: int) -> Tensor:
+    """`NM.select` for one group, scores (m, out) → bool (m, out), in few launches: a sweep has thousands."""
+    best = scores.argsort(dim=0, descending=True, stable=True)[:n]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(0, best, True)
 
 
 def _select_block(scores: Tensor, pattern: Unstructured, begin: int, end: int) -> Tensor:
