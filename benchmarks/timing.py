@@ -19,7 +19,8 @@ def interleaved(runs: Mapping[str, Run], rounds: int, device: str) -> dict[str, 
     """Median, 10th and 90th percentile in ms of each run: one after the other, `rounds` times around.
 
     On a GPU each call starts with a cold L2 cache and is timed by events, so the time a call takes on the
-    host shows where, and only where, the GPU has to wait for it.
+    host shows where, and only where, the GPU has to wait for it. On the CPU it is processor time, which
+    others on the machine disturb least; use one thread.
     """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if device == "cuda" else None
     names = list(runs)
@@ -31,9 +32,9 @@ def interleaved(runs: Mapping[str, Run], rounds: int, device: str) -> dict[str, 
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if flush is None:
-                start = time.perf_counter()
+                start = time.process_time()
                 runs[name]()
-                marks[name].append((start, time.perf_counter()))
+                marks[name].append((start, time.process_time()))
                 continue
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             flush.zero_()
@@ -51,14 +52,18 @@ def interleaved(runs: Mapping[str, Run], rounds: int, device: str) -> dict[str, 
 
 
 def back_to_back(run: Run, calls: int, device: str) -> float:
-    """Wall-clock ms a call, `calls` in a row, warm cache: the larger of the GPU's and the host's time."""
+    """Wall-clock ms a call (processor time on the CPU), `calls` in a row with a warm cache.
+
+    On a GPU that is the larger of the GPU's and the host's time.
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
     run()
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         run()
     synchronize(device)
-    return (time.perf_counter() - start) / calls * 1e3
+    return (clock() - start) / calls * 1e3
 
 
 def extra_peak(run: Run, device: str) -> int | None:

@@ -184,11 +184,13 @@ class _SparseLoraLinear(torch.autograd.Function):
 _library = torch.library.Library("ressa", "FRAGMENT")
 _library.define(
     "sparse_lora_forward(Tensor x, Tensor weight, Tensor packed_mask, Tensor lora_a, Tensor lora_b, "
-    "float scaling, Tensor? bias) -> Tensor"
+    "float scaling, Tensor? bias) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "sparse_lora_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor packed_mask, Tensor lora_a, "
-    "Tensor lora_b, float scaling, bool need_x, bool need_lora) -> (Tensor, Tensor, Tensor)"
+    "Tensor lora_b, float scaling, bool need_x, bool need_lora) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
