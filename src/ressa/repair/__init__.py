@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 from transformers import set_seed
 
-from ressa.anatomy import find_anatomy
+from ressa.anatomy import Anatomy, find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.provenance import fingerprint
 from ressa.repair.config import RepairConfig
+from ressa.repair.reconstruct import reconstruct
 from ressa.repair.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
 from ressa.repair.student import discard_student, finish_student, make_student
 from ressa.repair.teacher import dense_teacher, teacher_form
 from ressa.repair.trainer import lean_forward
-from ressa.repair.training import train
-from ressa.repair.weights import Masks, adopt_dense_weights, check_masks, restored, sparsity
+from ressa.repair.training import claim, find_device, train
+from ressa.repair.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
 from ressa.sparsity.mask import pack_mask
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "adapter_masks",
     "dense_teacher",
     "load_adapter",
+    "reconstruct",
     "repair",
 ]
 
@@ -43,7 +45,8 @@ class RepairResult:
 
     vlm: the repaired model, of plain layers. history: one entry a step with loss, task_loss, kd_loss,
     learning_rate, grad_norm. trained: number of trainable parameters. sparsity: share of zeros of the masked
-    layers, before and after. teacher: "shared", "separate" or "none".
+    layers, before and after. teacher: "shared", "separate" or "none". blocks: what reconstruction did, one
+    entry a block with its error before and after (`loss`).
     """
 
     vlm: "Vlm"
@@ -52,6 +55,7 @@ class RepairResult:
     trained: int
     sparsity: tuple[float, float]
     teacher: str
+    blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def repair(
@@ -74,7 +78,8 @@ def repair(
         work_dir: folder for checkpoints; a run that was cut short goes on from the last one.
 
     Raises UsageError when the masks are not the model's or the teacher cannot be had, RunError when the loss
-    diverges or a zero moved. After an error the pruned model is as it was (but for masked fine-tuning).
+    diverges or a zero moved. After an error in training the pruned model is as it was before (but for masked
+    fine-tuning, which trains its own weights).
     """
     started = time.perf_counter()
     config = config or RepairConfig()
@@ -86,36 +91,76 @@ def repair(
     batcher = Batcher(pruned.processor, pruned.model.config)
     weights = dense if dense is None or isinstance(dense, Mapping) else dense.model
     form = teacher_form(model, masks, weights, config)
-    identity = _identity(masks, samples, config, form) if work_dir else None
+    if work_dir is not None:
+        claim(work_dir, _identity(masks, samples, config, form))
     before = sparsity(model, masks)
-    with restored(model), lean_forward(model):
+    blocks: list[dict[str, Any]] = []
+    history: list[dict[str, float]] = []
+    trained = 0
+    with restored(model):
         set_seed(config.seed)
-        if form == "shared" and weights is not None:
-            adopt_dense_weights(model, masks, weights)
+        if config.reconstructs:
+            part = samples[: config.reconstruct_samples]
+            batches = [
+                batcher.training(part[i : i + config.batch_size])
+                for i in range(0, len(part), config.batch_size)
+            ]
+            device = find_device(config)
+            blocks = reconstruct(
+                model,
+                cast(nn.Module, weights),
+                masks,
+                anatomy,
+                batches,
+                config,
+                device=device,
+                work_dir=work_dir,
+            )
+        if config.method != "reconstruct":
+            teacher = None if form == "none" else weights
+            history, trained = _train(
+                model, masks, anatomy, samples, batcher, config, work_dir, teacher, form == "shared"
+            )
+    if config.method != "lora":
+        check_masks(model, masks, error=RunError)
+    return RepairResult(
+        vlm=pruned,
+        history=history,
+        seconds=time.perf_counter() - started,
+        trained=trained,
+        sparsity=(before, sparsity(model, masks)),
+        teacher=form,
+        blocks=blocks,
+    )
+
+
+def _train(
+    model: nn.Module,
+    masks: Masks,
+    anatomy: Anatomy,
+    samples: Sequence[Sample],
+    batcher: Batcher,
+    config: RepairConfig,
+    work_dir: Path | None,
+    dense: DenseWeights | None,
+    shared: bool,
+) -> tuple[list[dict[str, float]], int]:
+    """Train as a whole and merge; the loss curve and the number of trained parameters."""
+    with lean_forward(model):
+        if shared and dense is not None:
+            adopt_dense_weights(model, masks, dense)
         if config.method == "masked_finetune":
             model.float()  # half-precision weights would lose most updates
-        student = make_student(model, masks, anatomy, config, dense_weights=form == "shared")
+        student = make_student(model, masks, anatomy, config, dense_weights=shared)
         trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-        teacher = student if form == "shared" else weights if form == "separate" else None
+        teacher = student if shared else cast(nn.Module | None, dense)
         try:
-            history = train(
-                student,
-                cast(nn.Module | None, teacher),
-                anatomy,
-                samples,
-                batcher,
-                config,
-                work_dir=work_dir,
-                identity=identity,
-            )
+            history = train(student, teacher, anatomy, samples, batcher, config, work_dir=work_dir)
         except BaseException:
             discard_student(student, masks)
             raise
         finish_student(student, masks, config)
-    if config.method != "lora":
-        check_masks(model, masks, error=RunError)
-    spread = (before, sparsity(model, masks))
-    return RepairResult(pruned, history, time.perf_counter() - started, trained, spread, form)
+    return history, trained
 
 
 def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, form: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Count = Annotated[int, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
 Tower = Literal["vision", "connector", "language"]
-Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune"]
+Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "reconstruct"]
 
 
 class RepairConfig(BaseModel):
@@ -20,6 +20,8 @@ class RepairConfig(BaseModel):
         lora: ordinary LoRA on the pruned weights; merging turns them dense (the paper's ablation).
         lora_remask: as lora, masked again after merging.
         masked_finetune: every kept weight of the tuned layers is trained.
+        reconstruct: block by block, the kept weights learn the dense block's outputs; no labels, no training
+            of the whole. As `warm_start` it comes before any other method.
     Objectives: task (cross-entropy), kd (the teacher's logits), both ((1−λ)·task + λ·KL).
     """
 
@@ -36,6 +38,11 @@ class RepairConfig(BaseModel):
     kd_reduction: Literal["tokens", "batch"] = "tokens"  # "batch": the paper's code, see LogitDistillation
     hidden_weight: From0 = 0.0  # adds hidden-state distillation over the language tower's blocks
     teacher: Literal["auto", "shared", "separate"] = "auto"
+
+    warm_start: bool = False
+    reconstruct_samples: Positive = 1024  # the first of the samples
+    reconstruct_epochs: Positive = 10  # passes of each block over them
+    reconstruct_rate: Above0 = 1e-3
 
     learning_rate: Above0 = 1e-4
     learning_rates: dict[Tower, float] = {}  # of single towers
@@ -61,8 +68,8 @@ class RepairConfig(BaseModel):
             raise ValueError("no tower to tune: name at least one of vision, connector, language")
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("min_learning_rate is above learning_rate")
-        untuned = [tower for tower in self.tune if self.method != "masked_finetune" and not self.rank(tower)]
-        if untuned:
+        untuned = [tower for tower in self.tune if not self.rank(tower)]
+        if untuned and self.method in ("sparse_lora", "lora", "lora_remask"):
             raise ValueError(f"tower {untuned[0]} is tuned but has no rank: give it one in ranks")
         return self
 
@@ -79,5 +86,9 @@ class RepairConfig(BaseModel):
         return {"task": 0.0, "kd": 1.0, "both": self.kd_weight}[self.objective]
 
     @property
+    def reconstructs(self) -> bool:
+        return self.warm_start or self.method == "reconstruct"
+
+    @property
     def needs_teacher(self) -> bool:
-        return self.logit_weight > 0 or self.hidden_weight > 0
+        return self.logit_weight > 0 or self.hidden_weight > 0 or self.reconstructs

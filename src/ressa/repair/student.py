@@ -1,6 +1,7 @@
 """The network that a repair trains, for each method, and the plain pruned model that it becomes again."""
 
 import re
+import warnings
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -46,11 +47,14 @@ def make_student(
         },
         "lora_alpha": config.alpha,
     }
-    if not masked_adapters:
-        return get_peft_model(model, LoraConfig(**options))  # type: ignore[arg-type, return-value]
-    dense = [name for name in names if name not in adapted]
-    sparse = SparseLoraConfig(masks=adapted, unmasked_modules=dense, **options)  # type: ignore[arg-type]
-    return get_peft_model(model, sparse)  # type: ignore[arg-type, return-value]
+    adapter = LoraConfig(**options)  # type: ignore[arg-type]
+    if masked_adapters:
+        unmasked = [name for name in names if name not in adapted]
+        adapter = SparseLoraConfig(masks=adapted, unmasked_modules=unmasked, **options)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is to go.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, adapter)  # type: ignore[arg-type, return-value]
 
 
 def finish_student(student: nn.Module, masks: Masks, config: RepairConfig) -> nn.Module:

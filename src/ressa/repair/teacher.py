@@ -118,8 +118,8 @@ def teacher_form(model: nn.Module, masks: Masks, dense: DenseWeights | None, con
     if dense is None:
         raise UsageError("Distillation needs the dense model: give it, or repair with objective='task'.")
     if config.teacher != "separate":
-        reason = "masked fine-tuning changes the weights"
-        if config.method != "masked_finetune":
+        reason = "this method changes the kept weights"
+        if config.method != "masked_finetune" and not config.reconstructs:
             name = differing_weight(model, masks, dense)
             if name is None:
                 return "shared"

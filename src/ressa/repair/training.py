@@ -49,16 +49,15 @@ def train(
     config: RepairConfig,
     *,
     work_dir: Path | None = None,
-    identity: Mapping[str, Any] | None = None,
 ) -> list[dict[str, float]]:
     """Train the student's trainable parameters and return the loss curve, one entry a step.
 
     teacher: the student itself (masks bypassed), a dense model, or None.
-    work_dir: where progress is saved; a run with the same `identity` that was cut short there goes on.
+    work_dir: where progress is saved; a run that was cut short there goes on.
     """
     with ExitStack() as stack:
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint = _claim(work_dir, dict(identity or {})) if work_dir else None
+        checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
         chains = list(anatomy.chains("language"))
         decoders = [chain for chain in chains if chain.reads_labels] or chains
@@ -91,7 +90,7 @@ def training_arguments(
     config: RepairConfig, folder: Path, *, samples: int, resumable: bool
 ) -> TrainingArguments:
     """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    on_cpu = find_device(config).type == "cpu"
     bf16 = config.precision == "bf16" or (config.precision == "auto" and not on_cpu)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -133,6 +132,18 @@ def training_arguments(
     return arguments
 
 
+def find_device(config: RepairConfig) -> torch.device:
+    """Where a repair computes. Raises UsageError for a device that is not there."""
+    kind, _, index = config.device.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no CUDA device here: repair with device='auto' or 'cpu'.")
+    if index not in ("", "0"):
+        raise UsageError(f"Training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={index} instead.")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(kind)
+
+
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
     """Optimiser steps of the run: `steps`, or `epochs` over the samples."""
     if config.steps is not None:
@@ -156,17 +167,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete)[1] if complete else None
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> Path | None:
-    """Take a work folder for a run, and return the run's last checkpoint there.
-
-    Raises UsageError if the folder belongs to a run with another identity.
-    """
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Take a work folder for a run. Raises UsageError if it belongs to a run with another identity."""
     record = folder / "repair.json"
     if record.is_file() and json.loads(record.read_text()) != identity:
         raise UsageError(f"{folder} holds a repair with other settings or data: choose another work folder.")
     if int(os.environ.get("RANK", "0")) == 0:
         write_json(record, identity)
-    return last_checkpoint(folder)
 
 
 def _learning_rates(student: nn.Module, anatomy: Anatomy, config: RepairConfig) -> dict[str, float]:

@@ -1,0 +1,106 @@
+"""Block-wise reconstruction brings the blocks nearer to the dense ones, without labels."""
+
+import sys
+
+import pytest
+import torch
+from repair.tiny import logits, pruned_pair, samples
+
+from ressa.anatomy import find_anatomy
+from ressa.data.batcher import Batcher
+from ressa.errors import RunError
+from ressa.repair import RepairConfig, reconstruct, repair
+
+OPTIONS = {"reconstruct_epochs": 5, "reconstruct_rate": 1e-2, "batch_size": 4, "device": "cpu"}
+CONFIG = RepairConfig(method="reconstruct", **OPTIONS)
+
+
+@pytest.mark.parametrize("family", ["instructblip", "llava"])
+def test_every_block_comes_nearer_to_the_dense_one(family):
+    pruned, masks, dense = pruned_pair(family)
+    batch = Batcher(dense.processor, dense.model.config).training(samples(4))
+    want = logits(dense, batch)
+    distance = (logits(pruned, batch) - want).square().mean()
+    result = repair(pruned, masks, dense, samples(8), CONFIG)
+    anatomy = find_anatomy(result.vlm.model)
+    used = [entry["block"] for entry in result.blocks]
+    assert set(used) <= {block.name for block in anatomy.blocks()}
+    assert len(used) >= len(anatomy.blocks()) - 1  # LLaVA does not use its last vision block
+    assert all(entry["loss"] <= entry["before"] for entry in result.blocks)
+    language = [entry for entry in result.blocks if "language_model" in entry["block"]]
+    assert all(entry["loss"] < 0.4 * entry["before"] for entry in language)
+    assert (logits(result.vlm, batch) - want).square().mean() < 0.5 * distance
+    for name, mask in masks.items():
+        assert not result.vlm.model.get_submodule(name).weight[~mask].any()
+    assert all(parameter.requires_grad for parameter in result.vlm.model.parameters())
+
+
+def test_labels_of_a_decoder_only_model_do_not_matter():
+    weights = []
+    for target in ("red", "two dogs"):
+        pruned, masks, dense = pruned_pair("llava")
+        batcher = Batcher(dense.processor, dense.model.config)
+        batch = batcher.training(samples(4)) | {}
+        batch["labels"] = batch["labels"].clamp_min(-100) if target == "red" else batch["labels"] * 0 + 5
+        reconstruct(pruned.model, dense.model, masks, find_anatomy(pruned.model), [batch], CONFIG)
+        weights.append([parameter.clone() for parameter in pruned.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_only_the_tuned_towers_change():
+    pruned, masks, dense = pruned_pair()
+    anatomy = find_anatomy(pruned.model)
+    before = {name: weight.clone() for name, weight in pruned.model.state_dict().items()}
+    repair(pruned, masks, dense, samples(4), CONFIG.model_copy(update={"tune": ("language",)}))
+    changed = {
+        name for name, weight in pruned.model.state_dict().items() if not torch.equal(weight, before[name])
+    }
+    assert changed == {f"{name}.weight" for name in anatomy.linears("language")}
+
+
+def test_bfloat16_weights_are_trained_in_float32_and_stay_bfloat16():
+    pruned, masks, dense = pruned_pair("llava", dtype=torch.bfloat16)
+    result = repair(pruned, masks, dense, samples(4), CONFIG)
+    assert {parameter.dtype for parameter in result.vlm.model.parameters()} == {torch.bfloat16}
+    assert sum(entry["loss"] for entry in result.blocks) < sum(entry["before"] for entry in result.blocks)
+
+
+def test_as_a_warm_start_it_comes_before_training():
+    options = OPTIONS | {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "steps": 4}
+    losses = {}
+    for warm in (False, True):
+        pruned, masks, dense = pruned_pair("llava")
+        config = RepairConfig(warm_start=warm, objective="kd", **options)
+        result = repair(pruned, masks, dense, samples(8), config)
+        losses[warm] = result.history[0]["loss"]
+        assert bool(result.blocks) == warm
+        assert result.teacher == ("separate" if warm else "shared")
+    assert losses[True] < 0.8 * losses[False]
+
+
+def test_a_run_that_was_cut_short_skips_finished_blocks(tmp_path, monkeypatch):
+    module = sys.modules["ressa.repair.reconstruct"]
+    fit, done = module._fit, []
+
+    def failing(model, step, *rest):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(step.block.name)
+        return fit(model, step, *rest)
+
+    straight = repair(*pruned_pair(), samples(4), CONFIG)
+    monkeypatch.setattr(module, "_fit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        repair(*pruned_pair(), samples(4), CONFIG, work_dir=tmp_path)
+    monkeypatch.setattr(module, "_fit", fit)
+    resumed = repair(*pruned_pair(), samples(4), CONFIG, work_dir=tmp_path)
+    assert resumed.blocks == straight.blocks
+    for ours, theirs in zip(resumed.vlm.model.parameters(), straight.vlm.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_divergence_is_one_sentence():
+    pruned, masks, dense = pruned_pair()
+    config = CONFIG.model_copy(update={"reconstruct_rate": 1e30})
+    with pytest.raises(RunError, match="reconstruct_rate"):
+        repair(pruned, masks, dense, samples(4), config)
