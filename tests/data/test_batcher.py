@@ -139,6 +139,17 @@ def test_a_chat_template_is_used_and_its_start_token_not_doubled():
     assert (batch["input_ids"] == 1).sum() == 1
 
 
+def test_a_target_ends_with_what_the_chat_template_puts_behind_answers():
+    model, processor = VLMS["llava"]()
+    processor.chat_template = (
+        "{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+        "{% if message['role'] == 'assistant' %} <pad> bird{% endif %}{% endfor %}"
+    )
+    batch = Batcher(processor, model.config).training(SAMPLES[1:2])
+    assert batch["labels"][0, -2:].tolist() == [25, 0]  # dog <pad>: the special token this template ends with
+
+
 def test_a_tokenizer_without_a_padding_token_is_padded_and_left_as_it_was():
     model, processor = VLMS["llava"]()
     expected = Batcher(processor, model.config).training(SAMPLES)

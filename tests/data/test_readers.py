@@ -93,6 +93,15 @@ def test_splits_may_share_one_image_folder(folder):
     assert DatasetFolder(folder).captions("test")[0].image == folder / "images" / image_name(0)
 
 
+def test_prompts_can_be_others(folder):
+    data = DatasetFolder(folder, question="Q: {} {A}", caption="Describe.")
+    assert data.vqa("test")[0].prompt == "Q: What is in the picture? {A}"
+    assert data.gqa("test")[0].prompt == "Q: Is there a cat? {A}"
+    assert {sample.prompt for sample in data.captions("test") + data.retrieval("test")} == {"Describe."}
+    with pytest.raises(UsageError, match="needs one"):
+        DatasetFolder(folder, question="What?")
+
+
 def test_most_common_prefers_the_first_among_equals():
     assert most_common(("b", "a", "a", "b")) == "b"
 

@@ -1,19 +1,23 @@
 """`evaluate` from a dataset folder to the result, on both kinds of language model."""
 
 import copy
+import dataclasses
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
 
 from ressa.data import Batcher, DatasetFolder
 from ressa.errors import UsageError
 from ressa.evaluation import TASKS, evaluate, generation
 from ressa.evaluation.metrics import cider
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
+from ressa.evaluation.shared_vision import shared_vision
 from tests.data.datasets import tiny_dataset
+from tests.data.more_vlms import llava_next
 from tests.data.vlms import VLMS
 
 
@@ -48,7 +52,9 @@ def test_kinds_are_scored_apart_and_weigh_up_to_the_whole(result):
     assert {kind: scores["n"] for kind, scores in kinds.items()} == {"what": 3, "what is": 3}
     whole = sum(scores["score"] * scores["n"] for scores in kinds.values()) / 6
     assert result["tasks"]["vqa"]["score"] == pytest.approx(whole)
+    assert result["tasks"]["vqa"]["answer_types"]["other"]["n"] == 6
     assert set(result["tasks"]["gqa"]["kinds"]) == {"structural: verify", "semantic: obj"}
+    assert "answer_types" not in result["tasks"]["gqa"]
 
 
 def test_vqa_scores_what_plain_generation_says(vlm, folder, result):
@@ -125,6 +131,25 @@ def test_the_vision_tower_sees_each_image_of_a_batch_once(vlm, folder):
     assert "forward" not in vars(tower)  # nothing of it stays behind
 
 
+def test_tiles_of_one_image_are_not_taken_for_copies_of_it(folder):
+    """LLaVA-NeXT's tower sees each image as several rows, none like another."""
+    model, processor = llava_next()
+    batcher = Batcher(processor, model.config)
+    samples = [sample for sample in DatasetFolder(folder).gqa("test")[:2] for _ in range(2)]
+    noisy = [
+        dataclasses.replace(sample, image=Image.effect_noise((40, 70), 50 + index // 2).convert("RGB"))
+        for index, sample in enumerate(samples)
+    ]
+    noisy = [dataclasses.replace(s, image=noisy[index // 2 * 2].image) for index, s in enumerate(noisy)]
+    inputs = batcher.generation(noisy)
+    with torch.inference_mode(), shared_vision(model) as sharing:
+        sharing.show([generation.image_key(sample) for sample in noisy])
+        shared = model(**inputs).logits
+    with torch.inference_mode():
+        plain = model(**inputs).logits
+    assert torch.equal(shared, plain)
+
+
 def test_a_limit_takes_that_many_images_and_all_their_questions(vlm, folder, tmp_path):
     found = evaluate(vlm, folder, ("vqa", "retrieval"), limit=2)["tasks"]
     assert found["vqa"]["n"] == 2
@@ -159,6 +184,8 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
         evaluate(vlm, folder, ())
     with pytest.raises(UsageError, match="limit of 0 images"):
         evaluate(vlm, folder, limit=0)
+    with pytest.raises(UsageError, match="caption at least two images"):
+        evaluate(vlm, folder, ("caption",), limit=1)
     with pytest.raises(UsageError, match="does not exist"):
         evaluate(vlm, tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"questions_val\.json does not exist"):

@@ -5,7 +5,6 @@ config), how prompts and targets become tokens (`data/text.py`), and which of th
 along the text (their shape).
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ressa.data.images import ImageCache
-from ressa.data.remembering import RememberingImageProcessor
+from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample
 from ressa.data.text import Text
 from ressa.errors import UsageError
@@ -38,8 +37,7 @@ class Batcher:
                 f"{type(processor).__name__} does not process both images and text: "
                 "give a vision-language model saved with its processor."
             )
-        self.processor = copy.copy(processor)
-        self.processor.image_processor = RememberingImageProcessor(processor.image_processor)
+        self.processor = with_memory(processor)
         self.tokenizer = processor.tokenizer
         text_config = config.get_text_config()
         self.encoder_decoder = bool(config.is_encoder_decoder or text_config.is_encoder_decoder)

@@ -20,6 +20,7 @@ from pathlib import Path
 from ressa.data.coco import image_names, read_captions
 from ressa.data.gqa import read_gqa
 from ressa.data.karpathy import read_karpathy
+from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import CaptionedImage, Question
 from ressa.data.vqa import read_vqa
 from ressa.errors import UsageError
@@ -33,10 +34,18 @@ FILES = {
 
 
 class DatasetFolder:
-    """Reads the layout above; every method raises UsageError naming the file that is missing or wrong."""
+    """Reads the layout above; every method raises UsageError naming the file that is missing or wrong.
 
-    def __init__(self, path: str | Path) -> None:
+    `question` and `caption` are the prompts: what a question is put into, at its `{}`, and what asks for a
+    caption.
+    """
+
+    def __init__(self, path: str | Path, question: str = QUESTION, caption: str = CAPTION) -> None:
         self.path = Path(path)
+        self.question = question
+        self.caption = caption
+        if question.count("{}") != 1:
+            raise UsageError(f"the question prompt {question!r} needs one {{}} where the question goes.")
         if not self.path.is_dir():
             raise UsageError(
                 f"dataset folder {self.path} does not exist: name a folder with a dataset in it."
@@ -64,25 +73,27 @@ class DatasetFolder:
 
     def gqa(self, split: str) -> list[Question]:
         """GQA questions of a split."""
-        return read_gqa(self.path / f"gqa_{split}.json", self.images(split), names=self._names(split))
+        path = self.path / f"gqa_{split}.json"
+        return read_gqa(path, self.images(split), self.question, self._names(split))
 
     def captions(self, split: str) -> list[CaptionedImage]:
         """Captioned images of a split."""
-        return read_captions(self.path / f"captions_{split}.json", self.images(split))
+        return read_captions(self.path / f"captions_{split}.json", self.images(split), self.caption)
 
     def retrieval(self, split: str) -> list[CaptionedImage]:
         """The retrieval pool of a split: Karpathy's list where there is one, else the captions file."""
         listed = self.path / "karpathy.json"
         if not listed.is_file():
             return self.captions(split)
-        return read_karpathy(listed, self.path / "images", split)
+        return read_karpathy(listed, self.path / "images", split, self.caption)
 
     def _vqa(self, split: str, prefix: str) -> list[Question]:
         return read_vqa(
             self.path / f"{prefix}questions_{split}.json",
             self.path / f"{prefix}annotations_{split}.json",
             self.images(split),
-            names=self._names(split),
+            self.question,
+            self._names(split),
         )
 
     def _names(self, split: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ def read_gqa(
             found.append(
                 Question(
                     image=folder.numbered(entry["imageId"]),
-                    prompt=template.format(entry["question"]),
+                    prompt=template.replace("{}", entry["question"]),
                     target=entry["answer"],
                     id=question_id,
                     question=entry["question"],

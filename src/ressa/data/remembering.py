@@ -1,5 +1,6 @@
 """An image processor that does not process an image again while it remembers it."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,13 @@ from torch import Tensor
 from transformers import BatchFeature
 
 Row = dict[str, Tensor]
+
+
+def with_memory(processor: Any) -> Any:
+    """A copy of a processor whose image processor remembers; the given one stays as it is."""
+    processor = copy.copy(processor)
+    processor.image_processor = RememberingImageProcessor(processor.image_processor)
+    return processor
 
 
 class RememberingImageProcessor:

@@ -23,12 +23,14 @@ class Sample:
 class Question(Sample):
     """A question about an image with the answers that people gave (10 in VQAv2 and OK-VQA, 1 in GQA).
 
-    `kinds` are the groups in which the question is also scored on its own, such as VQAv2's `question_type`.
+    `kinds` are the groups in which the question is also scored on its own, such as VQAv2's `question_type`;
+    `answer_type` is VQAv2's (yes/no, number, other).
     """
 
     question: str = ""
     answers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    answer_type: str = ""
 
 
 @dataclass(frozen=True)

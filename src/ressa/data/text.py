@@ -7,6 +7,7 @@ Found by structure: whether the processor has a chat template, whether it writes
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -20,13 +21,15 @@ class Text:
         eos_token_id: the end token by the model's config, used when the tokenizer names none.
     """
 
+    eos_id: int | None  # what ends a target; None where the family has no such token
+
     def __init__(self, processor: Any, encoder_decoder: bool, eos_token_id: int | list[int] | None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.encoder_decoder = encoder_decoder
         by_config = eos_token_id[0] if isinstance(eos_token_id, list) else eos_token_id
         eos = self.tokenizer.eos_token_id
-        self.eos_id: int | None = by_config if eos is None else eos
+        self.eos_id = by_config if eos is None else eos
         # Some tokenizers (Llama's) have no padding token: anything will do, since padding is masked.
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else self.eos_id or 0
@@ -35,15 +38,26 @@ class Text:
         self.image_token_id: int = -1  # no token's id
         if self.image_token is not None:
             self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        if getattr(processor, "chat_template", None):
+            self.eos_id = self._end_of_turn(self.eos_id)
 
     def render(self, prompt: str) -> str:
         """The text for the processor: the prompt in the chat template or behind the image placeholder."""
         if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
             return self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [_asked(prompt)], tokenize=False, add_generation_prompt=True
             )
         return f"{self._placeholder}{prompt}"
+
+    def _end_of_turn(self, eos_id: int | None) -> int | None:
+        """The special token that the chat template puts behind an answer (Gemma: <end_of_turn>)."""
+        said = {"role": "assistant", "content": [{"type": "text", "text": "answer"}]}
+        try:
+            text = self.processor.apply_chat_template([_asked("question"), said], tokenize=False)
+        except (ValueError, TemplateError):  # a template for questions only
+            return eos_id
+        behind = self.tokenizer.encode(text.rpartition("answer")[2].strip(), add_special_tokens=False)
+        return behind[0] if behind and behind[0] in self.tokenizer.all_special_ids else eos_id
 
     def process(self, images: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
         """The processor's output for rendered texts, one image each."""
@@ -116,3 +130,8 @@ class Text:
         if self.eos_id is None or (ids and ids[-1] == self.eos_id):
             return ids
         return [*ids, self.eos_id]
+
+
+def _asked(prompt: str) -> dict[str, Any]:
+    """A chat turn that shows an image and asks."""
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ressa.data.folder import FILES, DatasetFolder
+from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import CaptionedImage, Question, Sample
 from ressa.errors import UsageError
 
@@ -12,19 +13,26 @@ CAPTIONS, QA = ["caption"], ["vqa", "okvqa", "gqa"]
 
 
 def training_samples(
-    folder: str | Path, split: str, count: int, seed: int = 0, mixture: str | Sequence[str] = "captions"
+    folder: str | Path,
+    split: str,
+    count: int,
+    seed: int = 0,
+    mixture: str | Sequence[str] = "captions",
+    *,
+    question: str = QUESTION,
+    caption: str = CAPTION,
 ) -> list[Sample]:
     """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
 
     mixture: `captions` (RESSA's choice), `qa` (questions of VQAv2, OK-VQA and GQA, those the split has),
     `mix` (half and half), or task names (`caption`, `vqa`, `okvqa`, `gqa`: equal shares of those the split
     has). Captions are drawn one an image, then second captions once every image has given one, and so on; a
-    question's target is its most common answer. A split with fewer samples gives all it has. Raises
-    UsageError when there is nothing to draw from.
+    question's target is its most common answer. `question` and `caption` are the prompts. A split with fewer
+    samples gives all it has. Raises UsageError when there is nothing to draw from.
     """
     if count < 1:
         raise UsageError(f"{count} samples were asked for: ask for at least one.")
-    data = DatasetFolder(folder)
+    data = DatasetFolder(folder, question, caption)
     rng = random.Random(seed)
     pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
     samples = _evenly([_evenly(group, count) for group in pools], count)

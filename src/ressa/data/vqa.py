@@ -37,12 +37,13 @@ def read_vqa(
             found.append(
                 Question(
                     image=folder.numbered(question["image_id"]),
-                    prompt=template.format(question["question"]),
+                    prompt=template.replace("{}", question["question"]),
                     target=annotation.get("multiple_choice_answer") or most_common(answers),
                     id=str(question["question_id"]),
                     question=question["question"],
                     answers=answers,
                     kinds=(annotation["question_type"],) if "question_type" in annotation else (),
+                    answer_type=annotation.get("answer_type", ""),
                 )
             )
     return at_least_one(found, "questions with answers", questions)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ressa.data import Batcher, CaptionedImage, DatasetFolder, Question, Sample
+from ressa.data.prompts import CAPTION, QUESTION
 from ressa.errors import UsageError
 from ressa.evaluation.caption import describe_images
 from ressa.evaluation.generation import image_key
@@ -42,6 +43,8 @@ def evaluate(
     seed: int = 0,
     pool: int = 200,
     device: str | torch.device | None = None,
+    question: str = QUESTION,
+    caption: str = CAPTION,
 ) -> dict[str, Any]:
     """Score a model on each task of a dataset folder (layout: `ressa.data.folder`).
 
@@ -56,6 +59,8 @@ def evaluate(
         seed: of what is drawn.
         pool: images that retrieval ranks, with all their captions; drawn with the seed, at most `limit`.
         device: where to move the model first; None leaves it where it is.
+        question: the prompt around a question, which goes where its `{}` is.
+        caption: the prompt that asks for a caption.
 
     Returns JSON-able data: `tasks` (task → `score` on 0–100, or above for CIDEr-D, `n`, `kinds`, … as each
     task's module says), `average` of the scores, `split`, `limit`, `beams`, `seed`, `data` (name and
@@ -69,7 +74,7 @@ def evaluate(
         raise UsageError(f"{what}: choose some of {', '.join(TASKS)}.")
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} images leaves nothing to evaluate: ask for at least one.")
-    folder = DatasetFolder(data)
+    folder = DatasetFolder(data, question, caption)
     # All data is read before the model runs, so that a missing file is known at once.
     samples = {task: _draw(task, folder, split, limit, pool, seed) for task in tasks}
     model = vlm.model if device is None else vlm.model.to(device)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ressa.data import Batcher, CaptionedImage
+from ressa.errors import UsageError
 from ressa.evaluation.generation import generate
 from ressa.evaluation.metrics.cider import cider_d, have_java
 from ressa.evaluation.metrics.object_recall import object_recall
@@ -24,6 +25,8 @@ def describe_images(
 
     `recall` is there where the dataset names objects.
     """
+    if len(images) < 2:
+        raise UsageError("CIDEr-D weighs words by how few images they fit: caption at least two images.")
     predictions = generate(
         model,
         batcher,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ressa.data import Sample
 from ressa.data.images import ImageCache
+from ressa.data.remembering import with_memory
 from ressa.evaluation.generation import image_key, on_model
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
@@ -33,6 +34,7 @@ def score_by_itm(
 ) -> Tensor:
     """log-odds that image and caption match, for all pairs: float32 (images, captions) on the CPU."""
     switch = {itm_switch(model) or "": True}
+    processor = with_memory(processor)
     scores = torch.empty(len(images), len(captions))
     cache = ImageCache()
     with (

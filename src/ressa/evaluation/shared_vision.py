@@ -13,14 +13,15 @@ from torch import Tensor, nn
 def shared_vision(model: nn.Module) -> Iterator["SharedVision"]:
     """While active, a batch whose images `show` has named sends each distinct image through the tower once.
 
-    Serves families whose vision tower takes one row of pixels an image (or a whole number of equal rows, as
-    beam search makes them); others run as they are.
+    Serves families whose vision tower takes one row of pixels an image (or equal rows in a line, as beam
+    search makes them); others run as they are. What may be shared is checked on the pixels.
     """
     tower = _vision_tower(model)
     sharing = SharedVision()
     if tower is None:
         yield sharing
         return
+    before = vars(tower).get("forward")  # someone else's wrapper, if any
     plain = tower.forward
     takes = list(inspect.signature(plain).parameters)
 
@@ -32,6 +33,8 @@ def shared_vision(model: nn.Module) -> Iterator["SharedVision"]:
         yield sharing
     finally:
         del tower.forward  # the class's own method shows again
+        if before is not None:
+            tower.forward = before  # type: ignore[method-assign]
 
 
 class SharedVision:
@@ -54,10 +57,12 @@ class SharedVision:
         if self._first is None or self._image is None or not isinstance(pixels, Tensor):
             return plain(**inputs)
         rows, copies = len(pixels), len(pixels) // len(self._image)
-        if len(self._first) == len(self._image) == rows or rows != copies * len(self._image):
+        if len(self._first) == rows or rows != copies * len(self._image):
             return plain(**inputs)
         first = (self._first * copies).to(pixels.device)
         image = self._image.repeat_interleave(copies).to(pixels.device)
+        if not torch.equal(pixels[first][image], pixels):  # the rows of an image are its tiles, say
+            return plain(**inputs)
         chosen = {key: _take(value, first, rows) for key, value in inputs.items()}
         return _take(plain(**chosen), image, len(first))
 

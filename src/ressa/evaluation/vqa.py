@@ -16,7 +16,9 @@ TITLES = {"vqa": "VQAv2 questions", "okvqa": "OK-VQA questions", "gqa": "GQA que
 def answer_questions(
     task: str, model: Any, batcher: Batcher, questions: Sequence[Question], *, beams: int, batch_size: int
 ) -> dict[str, Any]:
-    """Generate an answer to each question and score it: {score (0–100), n, kinds: {kind: {score, n}}}.
+    """Generate an answer to each question and score it.
+
+    Returns score (0–100), n, kinds: {kind: {score, n}} and, for VQAv2's data, answer_types: likewise.
 
     `task` is vqa or okvqa (official VQA accuracy) or gqa (exact match).
     """
@@ -31,7 +33,11 @@ def answer_questions(
     )
     accuracy: Callable[[str, Question], float] = _gqa_accuracy if task == "gqa" else _vqa_accuracy
     hits = [accuracy(said, question) for said, question in zip(predictions, questions, strict=True)]
-    return {"score": _percent(hits), "n": len(hits), "kinds": _by_kind(questions, hits)}
+    result: dict[str, Any] = {"score": _percent(hits), "n": len(hits)}
+    result["kinds"] = _apart(hits, [question.kinds for question in questions])
+    if any(question.answer_type for question in questions):
+        result["answer_types"] = _apart(hits, [(question.answer_type,) for question in questions])
+    return result
 
 
 def _vqa_accuracy(prediction: str, question: Question) -> float:
@@ -42,10 +48,10 @@ def _gqa_accuracy(prediction: str, question: Question) -> float:
     return exact_match(prediction, question.answers[0])
 
 
-def _by_kind(questions: Sequence[Question], hits: Sequence[float]) -> dict[str, dict[str, float]]:
+def _apart(hits: Sequence[float], kinds: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[float]] = {}
-    for question, hit in zip(questions, hits, strict=True):
-        for kind in question.kinds:
+    for hit, named in zip(hits, kinds, strict=True):
+        for kind in named:
             groups.setdefault(kind, []).append(hit)
     return {kind: {"score": _percent(groups[kind]), "n": len(groups[kind])} for kind in sorted(groups)}
 
