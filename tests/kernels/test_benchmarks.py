@@ -1,0 +1,39 @@
+"""The benchmarks run, at sizes that anything can run, and write what they promise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def smoke(script: str, folder: Path) -> dict:
+    output = folder / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), "--smoke", "--output", str(output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(output.read_text())
+
+
+def test_one_layer(tmp_path):
+    report = smoke("sparse_lora.py", tmp_path)
+    assert {case["mask"] for case in report["cases"]} == {"2:4", "50%"}
+    for case in report["cases"]:
+        assert case["verdict"]["worst_error"] < case["verdict"]["error_bound"]
+        assert case["variants"]["ours"]["ms"] > 0
+
+
+def test_a_whole_repair_step(tmp_path):
+    report = smoke("repair_step.py", tmp_path)
+    for model in report["models"].values():
+        forms = model["forms"]
+        assert forms["ours"]["losses"] == pytest.approx(forms["naive SparseLoRA"]["losses"], rel=1e-5)
+        assert forms["ours"]["trainable"] == forms["LoRA, second teacher"]["trainable"]
