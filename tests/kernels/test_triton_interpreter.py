@@ -22,7 +22,6 @@ def test_the_triton_kernels_in_the_interpreter():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
-    assert "skipped" not in done.stdout
 
 
 def test_everything_but_the_kernels_works_without_triton():

@@ -130,3 +130,47 @@ def test_the_layer_on_the_kernels_has_the_gradients_of_the_formula(monkeypatch, 
         found, (case.grad_out.double() @ weight, *exact_reduction(case, gradient)), strict=True
     ):
         assert error(one, exact) < bound
+
+
+on_gpu = pytest.mark.skipif(INTERPRETED, reason="about the GPU itself")
+
+
+@on_gpu
+def test_compiled_under_autocast_it_has_the_same_gradients():
+    case = layer((64, 40, 4), torch.float32, device=DEVICE)
+    x = case.x.requires_grad_()
+
+    def run(function):
+        with torch.autocast("cuda", torch.bfloat16):
+            y = function(x, case.weight, case.packed, case.lora_a, case.lora_b, case.scaling)
+        return torch.autograd.grad(y, (x, case.lora_a, case.lora_b), case.grad_out.bfloat16())
+
+    eager = run(sparse_lora.sparse_lora_linear)
+    compiled = run(torch.compile(sparse_lora.sparse_lora_linear, fullgraph=True))
+    for one, other in zip(compiled, eager, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other)
+
+
+@on_gpu
+def test_a_step_needs_one_buffer_more_than_a_frozen_layer():
+    case = layer((4096, 4096, 8), torch.bfloat16, tokens=512, device=DEVICE)
+    x = case.x.requires_grad_()
+
+    def peak(step) -> int:
+        step()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+
+    def frozen():
+        return torch.autograd.grad(torch.nn.functional.linear(x, case.weight), x, case.grad_out)
+
+    def ours():
+        y = sparse_lora.sparse_lora_linear(x, case.weight, case.packed, case.lora_a, case.lora_b, 2.0)
+        return torch.autograd.grad(y, (x, case.lora_a, case.lora_b), case.grad_out)
+
+    buffer = case.weight.numel() * case.weight.element_size()
+    assert peak(ours) - peak(frozen) <= 1.1 * buffer
