@@ -17,7 +17,7 @@ from ressa.repair import RepairConfig, repair, training
 
 
 def kill_at(step: int) -> type[TrainerCallback]:
-    class Killer(training.ProgressBar):
+    class Killer(training.Progress):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == step:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -43,7 +43,7 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     kill, output = given.pop("kill_at", None), given.pop("output")
     if kill is not None:
-        training.ProgressBar = kill_at(kill)  # type: ignore[misc]
+        training.Progress = kill_at(kill)  # type: ignore[misc]
     made = run_repair(given)
     if int(os.environ.get("RANK", "0")) == 0:
         Path(output).write_text(json.dumps(made))

@@ -151,9 +151,11 @@ def test_masked_finetuning_of_bfloat16_weights():
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
-def test_autocast_to_bfloat16():
+@pytest.mark.parametrize("method", ["sparse_lora", "masked_finetune"])
+def test_autocast_to_bfloat16(method):
     pruned, masks, dense = pruned_pair()
-    result = repair(pruned, masks, dense, samples(8), RepairConfig(precision="bf16", **FAST))
+    result = repair(pruned, masks, dense, samples(8), RepairConfig(method=method, precision="bf16", **FAST))
+    assert "forward" not in vars(result.vlm.model)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     assert {parameter.dtype for parameter in result.vlm.model.parameters()} == {torch.float32}
 
@@ -275,6 +277,8 @@ def test_wrong_use_is_one_sentence():
     config = RepairConfig(**FAST)
     with pytest.raises(UsageError, match="no samples"):
         repair(pruned, masks, dense, [], config)
+    with pytest.raises(UsageError, match="no masks"):
+        repair(pruned, {}, dense, samples(4), config)
     with pytest.raises(UsageError, match="needs the dense model"):
         repair(pruned, masks, None, samples(4), config)
     with pytest.raises(UsageError, match="not of this model"):

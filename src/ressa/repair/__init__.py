@@ -25,7 +25,7 @@ from ressa.repair.weights import DenseWeights, Masks, adopt_dense_weights, check
 from ressa.sparsity.mask import pack_mask
 
 if TYPE_CHECKING:
-    from ressa.checkpoint import Vlm
+    from ressa.loading import Vlm
 
 __all__ = [
     "RepairConfig",
@@ -85,6 +85,8 @@ def repair(
     config = config or RepairConfig()
     if not samples:
         raise UsageError("There are no samples to repair with: give a data set with at least one.")
+    if not masks:
+        raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
     model: nn.Module = pruned.model
     check_masks(model, masks)
     anatomy = find_anatomy(model)
@@ -147,14 +149,15 @@ def _train(
 ) -> tuple[list[dict[str, float]], int]:
     """Train as a whole and merge; the loss curve and the number of trained parameters."""
     with lean_forward(model):
-        if shared and dense is not None:
-            adopt_dense_weights(model, masks, dense)
-        if config.method == "masked_finetune":
-            model.float()  # half-precision weights would lose most updates
-        student = make_student(model, masks, anatomy, config, dense_weights=shared)
-        trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-        teacher = student if shared else cast(nn.Module | None, dense)
+        student = model
         try:
+            if shared and dense is not None:
+                adopt_dense_weights(model, masks, dense)
+            if config.method == "masked_finetune":
+                model.float()  # half-precision weights would lose most updates
+            student = make_student(model, masks, anatomy, config, dense_weights=shared)
+            trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+            teacher = student if shared else cast(nn.Module | None, dense)
             history = train(student, teacher, anatomy, samples, batcher, config, work_dir=work_dir)
         except BaseException:
             discard_student(student, masks)
@@ -165,7 +168,9 @@ def _train(
 
 def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, form: str) -> dict[str, Any]:
     """What decides the result of a repair, as JSON-able data."""
-    packed = (part for name in sorted(masks) for part in (name, pack_mask(masks[name]).numpy().tobytes()))
+    packed = (
+        part for name in sorted(masks) for part in (name, pack_mask(masks[name]).cpu().numpy().tobytes())
+    )
     texts = (f"{sample.id}\n{sample.prompt}\n{sample.target}" for sample in samples)
     return {
         "config": config.model_dump(mode="json", exclude={"device", "workers", "checkpoints"}),

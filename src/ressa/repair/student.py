@@ -68,6 +68,7 @@ def finish_student(student: nn.Module, masks: Masks, config: RepairConfig) -> nn
             bake_masks(student)  # before merging: the update of plain LoRA goes on top of the pruned weights
         model = student.merge_and_unload()
     bake_masks(model)
+    _forget_peft(model)
     if config.method == "lora_remask":
         mask_weights(model, masks)
     return model
@@ -77,5 +78,12 @@ def discard_student(student: nn.Module, masks: Masks) -> nn.Module:
     """Throw away what was learned: the pruned model as it was."""
     model = student.unload() if isinstance(student, PeftModel) else student
     bake_masks(model)
+    _forget_peft(model)
     mask_weights(model, masks)
     return model
+
+
+def _forget_peft(model: nn.Module) -> None:
+    """PEFT leaves its configuration on the model, which would make a second repair warn."""
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -68,12 +68,15 @@ class RepairTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The batches of one step and, as a tensor (2,), how many tokens and samples all processes have."""
         batches = list(islice(epoch_iterator, num_batches))
-        labels = [batch["labels"] for batch in batches]
-        tokens = sum(int(((x[:, 1:] if self.shift else x) != IGNORED).sum()) for x in labels)
-        counts = torch.tensor([tokens, sum(len(x) for x in labels)], device=device)
+        counts = self._counts([batch["labels"] for batch in batches]).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return batches, counts
+
+    def _counts(self, labels: Sequence[Tensor]) -> Tensor:
+        """Supervised tokens and samples of labels (batch, length), as a tensor (2,)."""
+        tokens = sum(int(((x[:, 1:] if self.shift else x) != IGNORED).sum()) for x in labels)
+        return torch.tensor([tokens, sum(len(x) for x in labels)])
 
     def compute_loss(
         self,
@@ -82,19 +85,21 @@ class RepairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        tokens, samples = num_items_in_batch.clamp_min(1)
         labels = inputs["labels"]
+        if num_items_in_batch is None:
+            num_items_in_batch = self._counts([labels]).to(labels.device)
+        tokens, samples = num_items_in_batch.clamp_min(1)
         ours: list[Tensor] = []
         theirs: list[Tensor] = []
         teacher_logits = None
         if self.config.needs_teacher and self.teacher is not None:
             with recorded_outputs(self.teacher.network, self.blocks, theirs):
-                teacher_logits = self.teacher(inputs).logits
+                teacher_logits = logits_of(self.teacher(inputs))
             teacher_logits, targets = self._positions(teacher_logits, labels)
             theirs = [self._positions(states, labels)[0] for states in theirs]
         with recorded_outputs(self.network, self.blocks, ours):
             outputs = model(**inputs)
-        logits, targets = self._positions(outputs.logits, labels)
+        logits, targets = self._positions(logits_of(outputs), labels)
         config = self.config
         parts: dict[str, tuple[float, Tensor]] = {}
         if config.task_weight:
@@ -164,10 +169,12 @@ class RepairTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A PeftModel saves its adapters; of any other network the trained parameters are enough."""
-        if isinstance(self.model, PeftModel):
-            return super()._save(output_dir, state_dict)
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PeftModel):
+            # Left to choose, PEFT would ask the hub whether the embeddings were resized.
+            self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
+            return
         trained = {name: p.data for name, p in self.network.named_parameters() if p.requires_grad}
         safetensors.torch.save_file(trained, folder / TRAINABLE_FILE)
 
@@ -178,6 +185,17 @@ class RepairTrainer(Trainer):
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
                 parameter.data.copy_(saved[name])
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits (batch, length, vocabulary) of a model's output. Raises UsageError if it has none."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise UsageError(
+            f"The model gives no logits (its output is a {type(output).__name__}): only models that generate "
+            "text can be repaired."
+        )
+    return logits
 
 
 @contextmanager
@@ -200,8 +218,8 @@ def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tenso
 def lean_forward(model: nn.Module) -> Iterator[None]:
     """Within this context the model makes no key-value cache and computes no loss of its own."""
 
-    def no_loss(*_args: Any, logits: Tensor, **_kwargs: Any) -> Tensor:
-        return logits.new_zeros(())
+    def no_loss(*args: Any, **kwargs: Any) -> Tensor:
+        return (kwargs["logits"] if "logits" in kwargs else args[0]).new_zeros(())
 
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     configs = {id(part.config): part.config for part in parts}.values()

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,14 @@ def train(
         if config.gradient_checkpointing:
             stack.enter_context(activation_checkpointing(student))
         trainer.remove_callback(PrinterCallback)
-        bar = stack.enter_context(closing(ProgressBar("Repairing")))
-        trainer.add_callback(bar)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if arguments.process_index == 0:
+            bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
+            trainer.add_callback(Progress(bar, "Repairing"))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            for name in ("forward", "_original_forward"):  # accelerate's autocast wrapper
+                student.__dict__.pop(name, None)
         return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -203,30 +208,21 @@ def activation_checkpointing(student: nn.Module) -> Iterator[None]:
         getattr(model, f"{switch}_disable")()
 
 
-class ProgressBar(TrainerCallback):
-    """A progress bar with the current loss instead of the Trainer's printing."""
+class Progress(TrainerCallback):
+    """Advances a progress bar with the steps and shows the current loss."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, bar: progress.Bar, description: str) -> None:
+        self.bar = bar
         self.description = description
-        self._stack = ExitStack()
-        self._bar: progress.Bar | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
-            self._bar = self._stack.enter_context(progress.bar(self.description, state.max_steps))
-            self._bar.advance(state.global_step)
+        self.bar.advance(state.global_step)  # of a run that goes on
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._bar is not None:
-            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
-            text = self.description if loss is None else f"{self.description}, loss {loss:.3f}"
-            self._bar.advance(description=text)
-
-    def close(self) -> None:
-        """Take the bar off the screen, also after an error."""
-        self._stack.close()
-        self._bar = None
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        shown = "" if loss is None else f", loss {loss:.3f}"
+        self.bar.advance(description=f"{self.description}{shown}")

@@ -85,6 +85,8 @@ def restored(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if name not in before:  # an error left something in the model
+                continue
             device, dtype, trainable = before[name]
             tensor.data = tensor.data.to(device, dtype)
             tensor.grad = None
