@@ -36,7 +36,7 @@ from ressa.repair.config import RepairConfig
 from ressa.repair.student import make_student
 from ressa.repair.trainer import lean_forward
 from ressa.repair.training import train
-from ressa.repair.weights import mask_weights
+from ressa.repair.weights import mask_weights, weight_of
 from ressa.sparsity.mask import unpack_mask
 from ressa.sparsity.pattern import parse_pattern
 
@@ -67,9 +67,9 @@ class Shape:
 
 def llava(smoke: bool) -> Shape:
     """LLaVA-1.5-7B: CLIP ViT-L/14 at 336 px, Vicuna 7B."""
-    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    vision: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
     vision |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14}
-    text = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    text: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     text |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064}
     if smoke:
         vision |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": 28}
@@ -88,11 +88,18 @@ def llava(smoke: bool) -> Shape:
 
 def instructblip(smoke: bool) -> Shape:
     """InstructBLIP-FlanT5-XL: EVA ViT-g/14 at 224 px, a Q-Former of 32 queries, Flan-T5-XL."""
-    vision = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39}
+    vision: dict[str, Any] = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39}
     vision |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 14}
-    former = {"encoder_hidden_size": 1408}
-    text = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_decoder_layers": 24}
-    text |= {"num_heads": 32, "vocab_size": 32128}
+    former: dict[str, Any] = {"encoder_hidden_size": 1408}
+    text: dict[str, Any] = {
+        "d_model": 2048,
+        "d_kv": 64,
+        "d_ff": 5120,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+    }
+    text |= {"num_heads": 32, "vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+    text |= {"decoder_start_token_id": 0, "tie_word_embeddings": False}
     if smoke:
         vision |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": 28}
         vision |= {"num_attention_heads": 2}
@@ -108,12 +115,7 @@ def instructblip(smoke: bool) -> Shape:
     config = hf.InstructBlipConfig(
         vision_config=hf.InstructBlipVisionConfig(**vision),
         qformer_config=hf.InstructBlipQFormerConfig(**former),
-        text_config=hf.T5Config(
-            **text,
-            feed_forward_proj="gated-gelu",
-            decoder_start_token_id=0,
-            tie_word_embeddings=False,
-        ),
+        text_config=hf.T5Config(**text),
         num_query_tokens=32,
         image_token_index=text["vocab_size"] - 1,
     )
@@ -199,7 +201,7 @@ def measure(
     device = batch["input_ids"].device.type
     masked = [*anatomy.linears("vision"), *anatomy.linears("language")]
     pattern = parse_pattern("2:4")
-    masks = {name: pattern.select(model.get_submodule(name).weight.detach().abs().float()) for name in masked}
+    masks = {name: pattern.select(weight_of(model, name).detach().abs().float()) for name in masked}
     lora = form.startswith("LoRA")
     config = RepairConfig(
         method="lora" if lora else "sparse_lora",
@@ -223,7 +225,7 @@ def measure(
     with forms(), lean_forward(model):
         curve = train(student, teacher, anatomy, samples, loader, config)  # type: ignore[arg-type]
     seconds = [end - start for start, end in zip(loader.times, loader.times[1:], strict=False)][WARM_UP - 1 :]
-    found = {"seconds": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
+    found: dict[str, Any] = {"seconds": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
     found["tokens_per_s"] = shape.tokens / found["seconds"]
     found["losses"] = [entry["loss"] for entry in curve]
     found["trainable"] = sum(p.numel() for p in student.parameters() if p.requires_grad)

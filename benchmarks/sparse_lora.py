@@ -88,9 +88,8 @@ def peft_layer(case: Case, *, wide_factors: bool) -> nn.Module:
     linear.weight.data = case.weight
     config = LoraConfig(r=RANK, lora_alpha=int(SCALING * RANK), target_modules=["0"])
     model = get_peft_model(nn.Sequential(linear), config, autocast_adapter_dtype=wide_factors)
-    layer = model.get_submodule("base_model.model.0")
-    assert isinstance(layer, nn.Module)
-    layer.lora_B["default"].weight.data.copy_(case.lora_b.data)  # type: ignore[index]
+    layer: Any = model.get_submodule("base_model.model.0")
+    layer.lora_B["default"].weight.data.copy_(case.lora_b.data)
     return layer
 
 
@@ -303,6 +302,7 @@ def tunable(size: tuple[int, int], wide_factors: bool, device: str) -> dict[tupl
     from ressa.kernels import sparse_lora_triton as kernels
 
     case = make_case(size, 16, "50%", device)
+    shape: dict[str, Any]
     out, gradient = torch.empty_like(case.weight), torch.randn_like(case.weight)
     a, b = (t.detach().float() if wide_factors else t.detach() for t in (case.lora_a, case.lora_b))
     factors = (case.packed, a, b, SCALING)
@@ -357,7 +357,7 @@ def tune(device: str, rounds: int) -> list[dict[str, Any]]:
                 score[key] = score.get(key, 0) + (float("inf") if too_large else ms / min(mine.values()))
     for kernel, function in (("weight", kernels.effective_weight), ("reduction", kernels.masked_reduction)):
         best = min((key for key in score if key[0] == kernel), key=score.__getitem__)
-        function.__kwdefaults__.update(dict(best[1]))
+        (function.__kwdefaults__ or {}).update(dict(best[1]))
         print(f"best {kernel}: {dict(sorted(best[1]))}")
     return found
 

@@ -75,7 +75,7 @@ def _effective_weight_kernel(
     tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rank_stride", "first_rank", "rows_per_program"])
 def _masked_reduction_kernel(
     gradient,
     mask,
@@ -167,7 +167,7 @@ def _sum_parts(parts, number, size, offset, BLOCK_PARTS: tl.constexpr, BLOCK: tl
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number_a", "number_b", "rank_stride", "first_rank", "programs_a"])
 def _finish_kernel(
     parts_a,
     parts_b,
