@@ -330,6 +330,98 @@ def _clip_inputs(seed: int) -> dict[str, Tensor]:
     }
 
 
+def _gemma3() -> hf.PreTrainedModel:
+    """Every second block attends within a window and turns its positions by another angle."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    text = {**LANGUAGE, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 4, "layer_types": kinds}
+    config = hf.Gemma3Config(
+        vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+        text_config=hf.Gemma3TextConfig(**text),
+        mm_tokens_per_image=4,
+        image_token_index=IMAGE_TOKEN,
+        boi_token_index=61,
+        eoi_token_index=62,
+    )
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def _gemma3_inputs(seed: int) -> dict[str, Tensor]:
+    batch = _causal_batch(4)(seed)
+    return {**batch, "token_type_ids": (batch["input_ids"] == IMAGE_TOKEN).long()}
+
+
+def _mllama() -> hf.PreTrainedModel:
+    """Two chains in the vision tower; language blocks of two kinds, one of which attends to the image."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_global_layers": 2,
+        "attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+        "vision_output_dim": 48,
+        "intermediate_layers_indices": [0, 1],
+        "max_num_tiles": 2,
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }
+    text = {**LANGUAGE, "num_hidden_layers": 4, "cross_attention_layers": [1, 3]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    config = hf.MllamaConfig(
+        vision_config=vision, text_config={**text, "rope_parameters": rope}, image_token_index=62
+    )
+    return hf.MllamaForConditionalGeneration(config)
+
+
+def _mllama_inputs(seed: int) -> dict[str, Tensor]:
+    batch = _causal_batch(0, shape=(2, 1, 2, 3, 16, 16))(seed)
+    length = batch["input_ids"].shape[1]
+    return {
+        **batch,
+        "aspect_ratio_ids": torch.full((2, 1), 2),
+        "aspect_ratio_mask": torch.ones(2, 1, 2, dtype=torch.long),
+        "cross_attention_mask": torch.ones(2, length, 1, 2, dtype=torch.long),
+    }
+
+
+def _florence2() -> hf.PreTrainedModel:
+    """A convolutional vision tower in stages, and a BART."""
+    vision = {
+        "embed_dim": [8, 16],
+        "depths": [1, 2],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "patch_size": [4, 2],
+        "patch_stride": [2, 2],
+        "patch_padding": [1, 0],
+        "patch_prenorm": [False, True],
+        "window_size": 2,
+        "projection_dim": 24,
+        "drop_path_rate": 0.0,
+    }
+    text = hf.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=24,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    config = hf.Florence2Config(vision_config=vision, text_config=text.to_dict(), image_token_id=IMAGE_TOKEN)
+    return hf.Florence2ForConditionalGeneration(config)
+
+
+def _florence2_inputs(seed: int) -> dict[str, Tensor]:
+    return {"pixel_values": _pixels(seed), **_text(seed, 17), "labels": _target(seed)}
+
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -355,6 +447,12 @@ FAMILIES: dict[str, Family] = {
                {"vision": (2,), "language": (2, 2)}),
         Family("clip", _clip, _clip_inputs,
                {"vision": (2,), "connector": (1, 1), "language": (2,)}),
+        Family("gemma3", _gemma3, _gemma3_inputs,
+               {"vision": (2,), "language": (4,)}, image_tokens=True),
+        Family("mllama", _mllama, _mllama_inputs,
+               {"vision": (3, 2), "connector": (1,), "language": (4,)}),
+        Family("florence2", _florence2, _florence2_inputs,
+               {"vision": (3,), "connector": (1,), "language": (2, 2)}, image_tokens=True),
     )
 }  # fmt: skip
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())

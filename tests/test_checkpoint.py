@@ -13,7 +13,7 @@ from families import FAMILIES, LANGUAGE, Family, every_family
 from safetensors import safe_open
 from torch import Tensor
 
-from ressa import loading
+from ressa import checkpoint, loading
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import (
@@ -96,6 +96,16 @@ def test_renamed_tensors_are_found_by_name_and_shape_alone(family, tmp_path):
         (l.name, l.achieved) for l in made.layers
     ]
     assert {(layer.asked, layer.holds) for layer in count.layers} == {(None, None)}
+
+
+def test_weights_stored_in_another_form_are_counted_as_they_load(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "match_keys", lambda *_: {})  # as if every weight were split or permuted
+    vlm, manifest, masks = pruned(FAMILIES["llava"])
+    made = save(tmp_path / "out", vlm, manifest=manifest, masks=masks)
+    assert {layer.tensor for layer in made.layers} == {""}
+    count = count_sparsity(tmp_path / "out")
+    assert count.holds
+    assert count.towers == made.towers == measure(vlm.model, find_anatomy(vlm.model))
 
 
 PLAIN = """

@@ -75,7 +75,7 @@ def match_keys(
         mine = [*name.split("."), "weight"]
         likely = [key for key, other in stored.items() if tuple(other) == tuple(shape) and key not in taken]
         best = max(likely, key=lambda key: _likeness(mine, key.split(".")), default=None)
-        if best is not None and best.endswith(f".{mine[-2]}.weight"):
+        if best is not None and f".{best}".endswith(f".{mine[-2]}.weight"):
             keys[name] = best
             taken.add(best)
     return keys

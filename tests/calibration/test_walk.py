@@ -14,6 +14,13 @@ from ressa.calibration.tokens import VisualDistance, select_tokens
 from ressa.calibration.walk import walk
 from ressa.errors import UsageError
 
+CROSSED = (  # keys and values of what another tower or chain gives
+    *("EncDecAttention.k", "EncDecAttention.v"),
+    *("crossattention.self.key", "crossattention.self.value"),
+    *("encoder_attn.k_proj", "encoder_attn.v_proj"),
+    *("cross_attn.k_proj", "cross_attn.v_proj"),
+)
+
 
 def reference_keep(family: Family, anatomy: Anatomy, layer: str, batch: dict[str, Tensor]) -> Tensor | None:
     """What counts, layer by layer, from what is known of each family: None for all."""
@@ -31,14 +38,8 @@ def reference_keep(family: Family, anatomy: Anatomy, layer: str, batch: dict[str
         return torch.cat([queries, words], 1) if ".attention." in layer else words
     reads = {chain.name: chain.reads_labels for chain in anatomy.chains("language")}
     if next(reads[name] for name in reads if layer.startswith(name + ".")):
-        if layer.endswith(("EncDecAttention.k", "EncDecAttention.v")):
-            return text
-        if layer.endswith(("crossattention.self.key", "crossattention.self.value")):
-            return text  # of the question
-        return batch["labels"] != -100
-    if layer.endswith(("crossattention.self.key", "crossattention.self.value")):
-        return None  # of the image
-    return text
+        return text if layer.endswith(CROSSED) else batch["labels"] != -100
+    return None if layer.endswith(CROSSED) else text
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ class Feed:
         self.anatomy = anatomy
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
-        self.device = None if device is None else torch.device(device)
+        # An empty tensor knows which GPU a bare "cuda" is.
+        self.device = None if device is None else torch.empty(0, device=device).device
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.accepted = None if takes_any else set(parameters)
