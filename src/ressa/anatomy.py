@@ -131,7 +131,7 @@ def _image_encoder(model: nn.Module) -> nn.Module | None:
         for module in (encoder or model).modules():
             if module is not model and tuple(getattr(module, "input_modalities", ())) == ("image",):
                 return module
-    return None
+    return encoder
 
 
 def _vocabulary(model: nn.Module) -> int | None:
@@ -177,9 +177,7 @@ def _language(
     chains: list[Chain] = []
     for root in roots:
         found = list(tree.chains(root, foreign | set(roots) - {root}))
-        if found and tree.inside(
-            vision, root
-        ):  # the connector is in there too: what is like the longest chain
+        if found and tree.inside(vision, root):  # connector and all: the longest chain and its like
             longest = max(found, key=lambda chain: sum(len(block.linears) for block in chain.blocks))
             found = [chain for chain in found if tree.kinds(chain) & tree.kinds(longest)]
         chains += found
