@@ -34,7 +34,7 @@ from ressa.files import fresh_directory, write_json
 from ressa.provenance import versions
 
 IGNORED = -100
-PROMPT, ANSWER, SENTENCE = 26, 6, 44  # token slots of a question's prompt, an answer and a caption (end token included)
+PROMPT, ANSWER, SENTENCE = 26, 6, 44  # token slots of a prompt, an answer and a caption, end token included
 ASKED, TOLD = 15, 5  # questions and captions kept a scene
 
 
@@ -43,9 +43,9 @@ class Recipe:
     """Everything that shapes a run."""
 
     seed: int = 0
-    scenes: int = 500_000  # of the `train` split
+    scenes: int = 400_000  # of the `train` split
     held: int = 2_000  # scenes of `val` for the curve
-    vision_steps: int = 3_000
+    vision_steps: int = 4_500
     vision_batch: int = 1024
     vision_lr: float = 1e-3
     steps: int = 16_000
@@ -68,6 +68,7 @@ SMOKE = Recipe(scenes=96, held=32, vision_steps=3, vision_batch=16, steps=4, bat
 
 def _describe(job: tuple[Path, str, int, int, int]) -> None:
     """Draw scenes `first`..`last` of a split into the arrays of a folder."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has its own worker already
     folder, split, seed, first, last = job
     arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
     tokenizer = build_tokenizer()
@@ -78,7 +79,10 @@ def _describe(job: tuple[Path, str, int, int, int]) -> None:
         arrays["pixels"][index] = render(scene).transpose(2, 0, 1)
         arrays["patches"][index] = patch_labels(scene, PATCH).reshape(-1)
         arrays["backdrop"][index] = (
-            list(COLOURS).index(scene.colour) * len(TEXTURES) + TEXTURES.index(scene.texture) + len(things()) + 1
+            list(COLOURS).index(scene.colour) * len(TEXTURES)
+            + TEXTURES.index(scene.texture)
+            + len(things())
+            + 1
         )
         asked = questions(scene)[:ASKED]
         told = captions(scene)
@@ -124,7 +128,9 @@ def to_device(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, 
     return {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
 
 
-def pick(data: dict[str, Tensor], rows: Tensor, asked: int, draws: torch.Generator) -> tuple[list[Tensor], Tensor]:
+def pick(
+    data: dict[str, Tensor], rows: Tensor, asked: int, draws: torch.Generator
+) -> tuple[list[Tensor], Tensor]:
     """`asked` questions and a caption for each scene: [prompts, answers, captions] and the questions' kinds."""
     chance = torch.rand((len(rows), ASKED), generator=draws, device=rows.device)
     there = torch.arange(ASKED, device=rows.device) < data["asked"][rows, None]
@@ -177,7 +183,9 @@ class InstructBlipTrainer(nn.Module):
         self.model, self.recipe = model, recipe
         self.register_buffer("caption_prompt", torch.tensor(caption_prompt), persistent=False)
 
-    def forward(self, pixels: Tensor, prompts: Tensor, answers: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, prompts: Tensor, answers: Tensor, told: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """pixels (B, 3, H, W); prompts (B, Q, P); answers (B, Q, A); told (B, C)."""
         seen = see(self.model, pixels)
         each = prompts.shape[1]
@@ -216,7 +224,9 @@ class LlavaTrainer(nn.Module):
         self.model, self.recipe = model, recipe
         self.register_buffer("caption_prompt", torch.tensor(caption_prompt), persistent=False)
 
-    def forward(self, pixels: Tensor, prompts: Tensor, answers: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, prompts: Tensor, answers: Tensor, told: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """pixels (B, 3, H, W); prompts (B, Q, P); answers (B, Q, A); told (B, C)."""
         model = self.model
         features = model.model.multi_modal_projector(see(model, pixels)[:, 1:])
@@ -226,7 +236,9 @@ class LlavaTrainer(nn.Module):
         ids = torch.cat([asked.flatten(1), spoken.flatten(1)], 1)
         slots = [features.shape[1], *[asked.shape[2]] * asked.shape[1], spoken.shape[2]]
         segment = torch.cat([torch.full((n,), i, device=ids.device) for i, n in enumerate(slots)])
-        position = torch.cat([torch.arange(n, device=ids.device) + (slots[0] if i else 0) for i, n in enumerate(slots)])
+        position = torch.cat(
+            [torch.arange(n, device=ids.device) + (slots[0] if i else 0) for i, n in enumerate(slots)]
+        )
         order = torch.arange(len(segment), device=ids.device)
         visible = (order[:, None] >= order) & ((segment == 0) | (segment[:, None] == segment))
         embedded = torch.cat([features, model.get_input_embeddings()(ids).to(features.dtype)], 1)
@@ -276,9 +288,17 @@ TRAINERS = {"embedded": InstructBlipTrainer, "embedded-llava": LlavaTrainer}
 class Run:
     """One training run: model, optimiser state on disk, a log line every so often."""
 
-    def __init__(self, name: str, recipe: Recipe, work: Path, device: torch.device, stop_at: float, compiled: bool):
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        work: Path,
+        device: torch.device,
+        stop_at: float,
+        finish_at: float | None,
+    ) -> None:
         self.name, self.recipe, self.work, self.device = name, recipe, work, device
-        self.stop_at, self.compiled = stop_at, compiled
+        self.stop_at, self.finish_at, self.compiled = stop_at, finish_at, device.type == "cuda"
         self.started = time.time()
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
@@ -294,22 +314,35 @@ class Run:
         with self.log.open("a") as log:
             log.write(line + "\n")
 
-    def optimise(self, stage: str, module: nn.Module, groups: list[dict], steps: int, batch_loss, report) -> bool:
+    def optimise(
+        self, stage: str, module: nn.Module, groups: list[dict], steps: int, batch_loss, report
+    ) -> bool:
         """Run or resume one stage; False when the time ran out before its end."""
         recipe, state_file = self.recipe, self.work / f"{stage}.pt"
         optimiser = torch.optim.AdamW(
             groups, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=self.device.type == "cuda"
         )
-        first = 0
+        first, measured = 0, None
         if state_file.exists():
             state = torch.load(state_file, map_location=self.device, weights_only=True)
             module.load_state_dict(state["module"])
             optimiser.load_state_dict(state["optimiser"])
-            first = state["step"]
+            first, steps = state["step"], state["steps"]
+            if stage == "vlm":
+                self.recipe = replace(recipe, steps=steps)
         highest = [group["lr"] for group in groups]
         parameters = [p for group in groups for p in group["params"]]
         warmup, saved, seen_at = min(recipe.warmup, steps // 5), time.time(), time.time()
-        for step in range(first, steps):
+        step = first - 1
+        while (step := step + 1) < steps:
+            if (
+                stage == "vlm" and self.finish_at and first == 0 and step in (50, 250)
+            ):  # compiled and warmed up
+                if measured is not None:
+                    steps = step + round((self.finish_at - time.time()) * 200 / (time.time() - measured))
+                    self.recipe = recipe = replace(recipe, steps=steps)
+                    self.note(stage=stage, steps=steps)
+                measured = time.time()
             rate = min((step + 1) / max(warmup, 1), 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.005)
             for group, top in zip(optimiser.param_groups, highest, strict=True):
                 group["lr"] = top * rate
@@ -333,9 +366,8 @@ class Run:
             out_of_time = time.time() > self.stop_at
             if done == steps or out_of_time or time.time() - saved > 60:
                 half = state_file.with_suffix(".tmp")
-                torch.save(
-                    {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": done}, half
-                )
+                state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+                torch.save({**state, "step": done, "steps": steps}, half)
                 half.replace(state_file)
                 saved = time.time()
             if out_of_time and done < steps:
@@ -347,12 +379,14 @@ class Run:
     def vision_stage(self, train: dict[str, Tensor]) -> bool:
         recipe = self.recipe
         namer = PatchNamer(self.model).to(self.device)
-        forward = torch.compile(namer) if self.compiled else namer
+        forward = self.compile(namer)
         tower = self.model.vision_model if hasattr(self.model, "qformer") else self.model.model.vision_tower
         groups = [{"params": [*tower.parameters(), *namer.head.parameters()], "lr": recipe.vision_lr}]
 
         def batch_loss(draws: torch.Generator) -> tuple[Tensor, Tensor]:
-            rows = torch.randint(len(train["pixels"]), (recipe.vision_batch,), generator=draws, device=self.device)
+            rows = torch.randint(
+                len(train["pixels"]), (recipe.vision_batch,), generator=draws, device=self.device
+            )
             with self.autocast():
                 return forward(
                     train["pixels"][rows], train["patches"][rows].long() + 1, train["backdrop"][rows].long()
@@ -364,7 +398,7 @@ class Run:
         recipe = self.recipe
         prompt = self.processor.tokenizer(CAPTION, add_special_tokens=False)["input_ids"]
         trainer = TRAINERS[self.name](self.model, recipe, prompt).to(self.device)
-        forward = torch.compile(trainer) if self.compiled else trainer
+        forward = self.compile(trainer)
         tower = self.model.vision_model if hasattr(self.model, "qformer") else self.model.model.vision_tower
         slow = {id(p) for p in tower.parameters()}
         groups = [
@@ -391,10 +425,23 @@ class Run:
                     _, hit = forward(held["pixels"][rows], *texts)
                 right.index_add_(0, kinds.flatten(), hit.flatten().float())
                 total.index_add_(0, kinds.flatten(), torch.ones_like(hit.flatten(), dtype=torch.float))
-            scores = {k: round(100 * (right[i] / total[i].clamp(min=1)).item(), 1) for i, k in enumerate(KINDS)}
-            self.note(stage="val", step=step, kinds=scores, all=round(100 * (right.sum() / total.sum()).item(), 2))
+            scores = {
+                k: round(100 * (right[i] / total[i].clamp(min=1)).item(), 1) for i, k in enumerate(KINDS)
+            }
+            self.note(
+                stage="val", step=step, kinds=scores, all=round(100 * (right.sum() / total.sum()).item(), 2)
+            )
 
         return self.optimise("vlm", trainer, groups, recipe.steps, batch_loss, report)
+
+    def compile(self, module: nn.Module):
+        """The module, compiled on a GPU. Shapes never change, and inductor's tiling analysis fails on T5 (2.11)."""
+        if not self.compiled:
+            return module
+        import torch._inductor.config
+
+        torch._inductor.config.triton.coalesce_tiling_analysis = False
+        return torch.compile(module, dynamic=False)
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
@@ -409,27 +456,35 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=TRAINERS)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--work", type=Path, required=True, help="folder for scenes and resumable state")
     parser.add_argument("--data", type=Path, help="folder for drawn scenes (default: in --work)")
     parser.add_argument("--smoke", action="store_true", help="a few tiny steps, to see that everything runs")
-    parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds after which to save and leave")
+    parser.add_argument(
+        "--stop-after", type=float, default=math.inf, help="seconds after which to save and leave"
+    )
+    parser.add_argument("--minutes", type=float, help="choose --steps so that the run ends about then")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in ("seed", "scenes", "steps", "vision_steps", "batch"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int)
     arguments = parser.parse_args()
     started = time.time()
     chosen = {f: getattr(arguments, f) for f in ("seed", "scenes", "steps", "vision_steps", "batch")}
-    recipe = replace(SMOKE if arguments.smoke else Recipe(), **{f: v for f, v in chosen.items() if v is not None})
+    recipe = replace(
+        SMOKE if arguments.smoke else Recipe(), **{f: v for f, v in chosen.items() if v is not None}
+    )
     device = torch.device(arguments.device)
     torch.set_float32_matmul_precision("high")
     data = arguments.data or arguments.work
-    run = Run(
-        arguments.name, recipe, arguments.work, device, started + arguments.stop_after, compiled=device.type == "cuda"
+    finish_at = started + 60 * arguments.minutes if arguments.minutes else None
+    run = Run(arguments.name, recipe, arguments.work, device, started + arguments.stop_after, finish_at)
+    train = to_device(
+        draw(data / f"train-{recipe.seed}-{recipe.scenes}", "train", recipe.seed, recipe.scenes), device
     )
-    train = to_device(draw(data / f"train-{recipe.seed}-{recipe.scenes}", "train", recipe.seed, recipe.scenes), device)
     held = to_device(draw(data / f"val-{recipe.seed}-{recipe.held}", "val", recipe.seed, recipe.held), device)
     run.note(stage="data", scenes=recipe.scenes)
     if run.vision_stage(train) and run.vlm_stage(train, held):

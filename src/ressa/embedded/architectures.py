@@ -93,6 +93,7 @@ def _instructblip() -> tuple[Any, Any]:
             image_size=CANVAS,
             patch_size=PATCH,
             qkv_bias=True,
+            initializer_range=0.02,  # the default, 1e-10, is for loading weights, not for learning them
         ).to_dict(),
         qformer_config=InstructBlipQFormerConfig(
             vocab_size=len(tokenizer),
@@ -171,7 +172,9 @@ def _llava() -> tuple[Any, Any]:
     model = LlavaForConditionalGeneration(config)
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(
-            **_pixels(height=CANVAS, width=CANVAS), do_center_crop=False, crop_size={"height": CANVAS, "width": CANVAS}
+            **_pixels(height=CANVAS, width=CANVAS),
+            do_center_crop=False,
+            crop_size={"height": CANVAS, "width": CANVAS},
         ),
         tokenizer=tokenizer,
         patch_size=PATCH,
