@@ -7,7 +7,6 @@ Each part of the evaluation is kept as soon as it is done: a killed run goes on 
 
 import argparse
 import json
-from pathlib import Path
 
 import matplotlib
 
@@ -50,7 +49,7 @@ def draw(name: str) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for kind in points[0]["kinds"]:
         axes.plot([p["step"] for p in points], [p["kinds"][kind] for p in points], marker=".", label=kind)
-    axes.set(xlabel="step", ylabel="answers right on held-out scenes, %", title=f"{name}: training of the whole VLM")
+    axes.set(xlabel="step", ylabel="answers right on held-out scenes, %", title=f"{name}: whole VLM")
     axes.legend(ncols=2, fontsize=8)
     axes.grid(alpha=0.3)
     figure.savefig(model_folder(name) / "training.png", dpi=120)
@@ -115,7 +114,9 @@ The best constant answer scores {constant:.1f} %, the best question-only (blind)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=MODELS)
     name = parser.parse_args().name
     scores = score(name)

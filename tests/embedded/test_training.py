@@ -51,7 +51,9 @@ def test_shared_image_encoding_gives_the_loss_of_the_models_own_forward(script, 
     asked = [questions(scene)[:3] for scene in scenes]
     told = [captions(scene)[0] for scene in scenes]
     tokenizer = processor.tokenizer
-    prompts = torch.stack([_rows([QUESTION.format(q.text) for q in qs], tokenizer, script.PROMPT) for qs in asked])
+    prompts = torch.stack(
+        [_rows([QUESTION.format(q.text) for q in qs], tokenizer, script.PROMPT) for qs in asked]
+    )
     answers = torch.stack([_rows([q.answer for q in qs], tokenizer, script.ANSWER, end=True) for qs in asked])
     pixels = torch.stack([torch.from_numpy(render(scene).transpose(2, 0, 1).copy()) for scene in scenes])
     with torch.no_grad():

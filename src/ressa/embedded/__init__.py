@@ -1,4 +1,4 @@
-"""A small VLM and its data, shipped with ressa: real enough to prune, break and repair on a laptop without a network."""
+"""Small VLMs and their data, shipped with ressa: real enough to prune, break and repair without a network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The objects that embedded scenes show: their names, their categories, and what one knows of them without a picture."""
+"""The objects that embedded scenes show: names, categories, and what one knows of them without a picture."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -40,9 +40,11 @@ USES = {
 
 _FLIGHTLESS = {"penguin", "chicken", "rooster", "peacock"}
 _FLYING_INSECTS = {"butterfly", "bee", "ladybug", "mosquito"}
-_LEGS = {"snail": 0, "spider": 8, "scorpion": 8, "snake": 0, "gorilla": None, "kangaroo": None, "bat": None, "sloth": None,
-         "octopus": None, "crab": None, "lobster": None, "squid": None, "jellyfish": None, "dinosaur": 2,
-         "fox": 4, "lion": 4, "panda": 4, "koala": None}  # fmt: skip
+_LEGS = {
+    "snail": 0, "snake": 0, "dinosaur": 2, "fox": 4, "lion": 4, "panda": 4, "spider": 8, "scorpion": 8,
+    "gorilla": None, "kangaroo": None, "bat": None, "sloth": None, "koala": None, "octopus": None, "crab": None,
+    "lobster": None, "squid": None, "jellyfish": None,
+}  # fmt: skip
 _CATEGORY_LEGS = {"mammal": 4, "bird": 2, "reptile": 4, "insect": 6, "sea animal": 0}
 
 

@@ -1,4 +1,4 @@
-"""Writes embedded scenes to a folder in the public formats that `ressa.data` reads (`docs/evaluate.md` shows the layout)."""
+"""Writes embedded scenes to a folder in the public formats that `ressa.data` reads (layout: `docs/evaluate.md`)."""
 
 import json
 import os

@@ -213,7 +213,7 @@ def _yes(truth: bool) -> str:
 
 _RELATIONS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 
-# (wording, fact, how often to try for a "no": less than half where most things answer "no", so that both come out equal)
+# (wording, fact, how often to try for a "no": less than half where most things answer "no"; both come out even)
 _FACTS: tuple[tuple[str, Callable[[Thing], bool | None], float], ...] = (
     ("Can one eat {}", lambda thing: thing.edible, 0.36),
     ("Is {} alive", lambda thing: thing.alive, 0.46),
