@@ -103,9 +103,9 @@ The best constant answer scores {constant:.1f} %, the best question-only (blind)
 
 - **Data**: {scenes:,} scenes of the `train` split (seed {seed}), drawn by `ressa.embedded`: 1–5 of 209 objects on a
   coloured, patterned canvas of 112 px. Graphics: OpenMoji 17 (https://openmoji.org), CC BY-SA 4.0.
-- **Training**: `python scripts/train_embedded.py {name} --output … --work …` on one {device}: the vision tower first names
-  what each patch shows, then the whole VLM learns questions and captions ({steps:,} steps). `training.json` holds the
-  recipe and versions, `training_log.jsonl` the log, `training.png` the curves.
+- **Training**: `python scripts/train_embedded.py {name} --output … --work …` on one {device}: the vision tower
+  first names what each patch shows, then the whole VLM learns questions and captions ({steps:,} steps).
+  `training.json` holds the recipe and versions, `training_log.jsonl` the log, `training.png` the curves.
 - **Evaluation**: `python scripts/embedded_card.py {name}`; `evaluation.json` holds every number.
 - **What it cannot do**: anything but such scenes. It knows 209 objects, about 550 words and nothing of photographs; it
   answers any other question with one of the answers it knows.
