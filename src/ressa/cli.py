@@ -316,8 +316,8 @@ def _terminate(*_: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")
     except (KeyboardInterrupt, Interrupted):
@@ -335,6 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(1, "The device ran out of memory: lower --batch-size or use --device cpu.")
         traceback.print_exc()
         return _fail(1, "That is a defect in ressa: please report it with the lines above.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status if isinstance(status, int) else 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ressa.checkpoint import load, read_manifest
 from ressa.commands.evaluate import run_evaluate
+from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
@@ -30,57 +31,60 @@ SCORES = "scores"  # as DemoRecipe.evaluate names it
 
 def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     """Make the three checkpoints, evaluate each, and write the table as JSON and as bars."""
-    _claim(recipe, force=force)
-    makers = {
-        "dense": ("Copying the dense model", lambda: _copy_dense(recipe)),
-        "pruned": ("Pruning it", lambda: run_prune(recipe.prune)),
-        "repaired": ("Repairing it", lambda: run_repair(recipe.repair)),
-    }
-    for number, (name, (says, make)) in enumerate(makers.items()):
-        _say(2 * number + 1, says)
-        make()
-        _say(2 * number + 2, f"Evaluating the {name} model")
-        if not _scores(recipe, name).is_file():
-            run_evaluate(recipe.evaluate(name))
+    _say(1, f"Taking the dense model: {recipe.model}")
+    if force or not _begun(recipe):
+        _begin(recipe)
+    _say(2, "Evaluating it")
+    _evaluate(recipe, "dense")
+    _say(3, f"Pruning it: {recipe.method} {recipe.pattern} on vision and language")
+    run_prune(recipe.prune)
+    _say(4, "Evaluating the pruned model")
+    _evaluate(recipe, "pruned")
+    _say(5, "Repairing it: SparseLoRA, the dense model as teacher")
+    run_repair(recipe.repair)
+    _say(6, "Evaluating the repaired model")
+    _evaluate(recipe, "repaired")
+
     results = _results(recipe)
     write_json(recipe.output / RESULTS, results)
     rows = {name: results[name] for name in MODELS}
-    title = (
-        f"{recipe.model}: {recipe.method} {recipe.pattern} on vision and language, repaired with SparseLoRA"
-    )
+    title = f"{recipe.model}: {recipe.method} {recipe.pattern} on vision and language, then SparseLoRA"
     comparison_bars(rows, recipe.output / FIGURE, title)
     return Outcome(results, [comparison_table(rows, title)], _conclusion(recipe, results))
 
 
-def _claim(recipe: DemoRecipe, *, force: bool) -> None:
-    """Make the output folder this recipe's: another demo's remains go, what is no demo's is refused."""
+def _begun(recipe: DemoRecipe) -> bool:
+    """Whether the output folder holds this very recipe's demo, finished or not."""
+    note = recipe.output / NOTE
+    if not note.is_file() or not (recipe.output / "dense").is_dir():
+        return False
+    return json.loads(note.read_text(encoding="utf-8")) == recipe.identity()
+
+
+def _begin(recipe: DemoRecipe) -> None:
+    """Make the output folder this recipe's, with the dense model in it as a folder of its own.
+
+    What another demo left there goes; what is no demo's is refused.
+    """
     folder, note = recipe.output, recipe.output / NOTE
-    if note.is_file():
-        if not force and json.loads(note.read_text(encoding="utf-8")) == recipe.identity():
-            return
-    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not note.is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not a demo's: choose another --output.")
-    for name in (RESULTS, FIGURE, SCORES, *reversed(MODELS)):
-        _remove(folder / name)
-    write_json(note, recipe.identity())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _copy_dense(recipe: DemoRecipe) -> None:
-    """The dense model as a folder of its own, so that all three can be loaded side by side."""
-    target = recipe.output / "dense"
-    if target.is_dir():
-        return
+    find_data(recipe.data)
     vlm = load(recipe.model)
-    with fresh_directory(target) as work:
+    for path in (folder / name for name in (RESULTS, FIGURE, SCORES, *reversed(MODELS))):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    write_json(note, recipe.identity())
+    with fresh_directory(folder / "dense") as work:
         vlm.model.save_pretrained(work)
         vlm.processor.save_pretrained(work)
+
+
+def _evaluate(recipe: DemoRecipe, name: str) -> None:
+    if not _scores(recipe, name).is_file():
+        run_evaluate(recipe.evaluate(name))
 
 
 def _results(recipe: DemoRecipe) -> dict[str, Any]:
@@ -114,4 +118,4 @@ def _scores(recipe: DemoRecipe, name: str) -> Path:
 
 
 def _say(stage: int, text: str) -> None:
-    console.print(f"[bold]{stage}/{2 * len(MODELS)}[/] {text}")
+    console.print(f"{stage}/{2 * len(MODELS)} {text}", style="bold", markup=False, highlight=False)

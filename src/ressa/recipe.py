@@ -46,7 +46,9 @@ def _task_names(value: Any) -> Any:
 
 
 Positive = Annotated[int, Field(gt=0)]
-Rank = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Tasks = Annotated[tuple[str, ...], BeforeValidator(_task_names)]
 
@@ -58,7 +60,7 @@ class _Recipe(BaseModel):
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
 
-    seed: int = Field(0, ge=0)
+    seed: Natural = 0
     """The seed of everything random."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0 and so on, or mps."""
@@ -116,7 +118,7 @@ class PruneRecipe(_Recipe):
     """global: one threshold over the magnitudes of all layers."""
     tokens: Literal["all", "atv"] = "all"
     """atv: count of the image tokens only those that a block changes most."""
-    alpha: float = Field(1.0, gt=0)
+    alpha: PositiveFloat = 1.0
     """The α of atv: more image tokens the higher it is."""
     options: dict[str, Any] = Field(default_factory=dict)
     """An option of the method."""
@@ -182,23 +184,23 @@ class RepairRecipe(_Recipe):
     """What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."""
     samples: Positive = 25_000
     """How many they are."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: PositiveFloat = 1.0
     """How often each is seen."""
     batch_size: Positive = 16
     """How many make a step."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: PositiveFloat = 1e-4
     """AdamW's, at the start of its cosine."""
-    rank_vision: Rank = 4
+    rank_vision: Natural = 4
     """LoRA's rank in the vision tower; 0 leaves it as it is."""
-    rank_connector: Rank = 2
+    rank_connector: Natural = 2
     """LoRA's rank in the connector; 0 leaves it as it is."""
-    rank_language: Rank = 8
+    rank_language: Natural = 8
     """LoRA's rank in the language tower; 0 leaves it as it is."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: PositiveFloat = 16.0
     """LoRA's scale is alpha / rank."""
-    kd_weight: float = Field(0.1, ge=0, le=1)
+    kd_weight: Share = 0.1
     """The weight of the KL to the dense model; the rest is the task's."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: PositiveFloat = 1.0
     """The KL's temperature."""
     dtype: Dtype = "auto"
     """auto (as saved), float32, bfloat16 or float16."""
@@ -231,7 +233,7 @@ class RepairRecipe(_Recipe):
         if twice:
             raise UsageError(f"'{twice[0]}' is not one of the further options: it has a key of its own.")
         try:
-            return RepairConfig(**values, **self.options)
+            return RepairConfig.model_validate({**values, **self.options})
         except ValidationError as error:
             raise UsageError(_sentence("repair", RepairConfig, error)) from None
 
@@ -288,15 +290,15 @@ class DemoRecipe(_Recipe):
     """Training samples of the repair."""
     repair_batch: Positive = 32
     """How many make a step."""
-    repair_rate: float = Field(1e-3, gt=0)
+    repair_rate: PositiveFloat = 1e-3
     """The learning rate at the start of its cosine."""
-    rank_vision: Rank = 8
+    rank_vision: Natural = 8
     """LoRA's rank in the vision tower."""
-    rank_connector: Rank = 2
+    rank_connector: Natural = 2
     """LoRA's rank in the connector."""
-    rank_language: Rank = 16
+    rank_language: Natural = 16
     """LoRA's rank in the language tower."""
-    kd_weight: float = Field(0.1, ge=0, le=1)
+    kd_weight: Share = 0.1
     """The weight of the KL to the dense model."""
 
     @property

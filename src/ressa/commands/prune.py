@@ -1,6 +1,5 @@
 """`ressa prune`: load, draw calibration samples, plan, prune, save."""
 
-import shutil
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -31,38 +30,39 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     anatomy = find_anatomy(vlm.model)
     plan = per_tower(anatomy, vlm.model, patterns(recipe))
-    work = work_folder(recipe.output, identity, force=force)
-    result = prune(
-        vlm.model,
-        batches(vlm, samples, recipe.batch_size),
-        plan=plan,
-        method=recipe.method,
-        anatomy=anatomy,
-        seed=recipe.seed,
-        device=device,
-        work_dir=work,
-        options=recipe.options,
-        scope=recipe.scope,
-        tokens=recipe.tokens,
-        alpha=recipe.alpha,
-    )
-    manifest = Manifest(
-        kind="pruned",
-        source=recipe.model,
-        recipe=identity,
-        seed=recipe.seed,
-        calibration={
-            "name": recipe.calibration,
-            "split": recipe.split,
-            "samples": len(samples),
-            "fingerprint": fingerprint_samples(samples),
-        },
-        versions=versions(),
-        plan=result.plan.to_dict(),
-        seconds=round(result.seconds, 1),
-    )
-    manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)
-    shutil.rmtree(work)
+    inputs = batches(vlm, samples, recipe.batch_size)
+    calibration = {
+        "name": recipe.calibration,
+        "split": recipe.split,
+        "samples": len(samples),
+        "fingerprint": fingerprint_samples(samples),
+    }
+    with work_folder(recipe.output, {**identity, "calibrated": calibration}, force=force) as work:
+        result = prune(
+            vlm.model,
+            inputs,
+            plan=plan,
+            method=recipe.method,
+            anatomy=anatomy,
+            seed=recipe.seed,
+            device=device,
+            work_dir=work,
+            options=recipe.options,
+            scope=recipe.scope,
+            tokens=recipe.tokens,
+            alpha=recipe.alpha,
+        )
+        manifest = Manifest(
+            kind="pruned",
+            source=recipe.model,
+            recipe=identity,
+            seed=recipe.seed,
+            calibration=calibration,
+            versions=versions(),
+            plan=result.plan.to_dict(),
+            seconds=round(result.seconds, 1),
+        )
+        manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)
     return _outcome(recipe, manifest, f"The pruned model is in {recipe.output}.")
 
 

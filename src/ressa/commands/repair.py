@@ -1,7 +1,6 @@
 """`ressa repair`: load both models, draw training samples, train, save."""
 
 import json
-import shutil
 from pathlib import Path
 
 from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
@@ -30,27 +29,26 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     dtype = find_dtype(recipe.dtype)
     vlm = load(recipe.model, dtype=dtype)
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
-    work = work_folder(recipe.output, identity, force=force)
-    result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
-    manifest = Manifest(
-        kind="repaired",
-        source=recipe.model,
-        recipe=identity,
-        seed=recipe.seed,
-        calibration=pruned.calibration,
-        versions=versions(),
-        plan=pruned.plan,
-        seconds=round(result.seconds, 1),
-        training={
+    with work_folder(recipe.output, identity, force=force) as work:
+        result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
+        training = {
             "samples": len(samples),
             "steps": len(result.history),
             "trained": result.trained,
             "teacher": result.teacher,
             "history": result.history,
-        },
-    )
-    manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
-    shutil.rmtree(work)
+        }
+        manifest = Manifest(
+            kind="repaired",
+            source=recipe.model,
+            recipe=identity,
+            seed=recipe.seed,
+            calibration=pruned.calibration,
+            versions=versions(),
+            plan=pruned.plan,
+            seconds=round(result.seconds, 1),
+        ).model_copy(update={"training": training})
+        manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
     return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
     return manifest
 
 
-def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Path:
-    """The hidden folder beside `output` in which an interrupted run left what it had done.
+@contextmanager
+def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
+    """The hidden folder beside `output` in which an interrupted run leaves what it has done.
 
-    It is emptied if it was begun with another identity, or on `force`.
+    It is emptied first if it was begun with another identity, or on `force`. It goes when the block ends, and
+    on wrong usage; after an interruption or a failure it stays for the next run.
     """
     folder = output.with_name(f".{output.name}.partial")
     note = folder / "recipe.json"
@@ -41,4 +45,9 @@ def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Path:
     if force or begun != identity:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(note, identity)
-    return folder
+    try:
+        yield folder
+    except UsageError:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)

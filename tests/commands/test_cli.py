@@ -1,0 +1,303 @@
+"""The command line: every command, its help, and one sentence with the right exit code for what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+from ressa import __version__
+from ressa.checkpoint import read_manifest, read_masks
+from ressa.recipe import RECIPES
+from ressa.resume import FinishedBlocks
+
+COMMANDS = (*RECIPES, "inspect", "run")
+
+
+def prune_arguments(world, output, *more):
+    return ("prune", world.llava, "-o", output, "--calibration", world.data, "--samples", 6, *more)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(ressa, command):
+    said = ressa(command, "--help")
+    assert said.status == 0
+    assert f"Example:\n    ressa {command}" in said.out
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_every_key_of_a_recipe_is_an_option(ressa, command):
+    text = ressa(command, "--help").out
+    hidden = {"command", "model", "options"} | ({"output"} if command == "evaluate" else set())
+    for name in set(RECIPES[command].model_fields) - hidden:
+        assert f"--{name.replace('_', '-')} " in text
+
+
+def test_help_needs_no_pytorch():
+    code = "import sys; from ressa.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_no_command_shows_the_help_and_version_the_version(ressa):
+    assert "demo" in ressa().out
+    assert ressa("--version").out.strip() == f"ressa {__version__}"
+
+
+def test_prune_writes_a_folder_once(ressa, world, tmp_path):
+    output = tmp_path / "pruned"
+    said = ressa(*prune_arguments(world, output, "--language", "0.5"))
+    assert said.status == 0
+    assert "50.00%" in said.out
+    assert os.listdir(tmp_path) == ["pruned"]
+    manifest = read_manifest(output)
+    assert manifest.recipe["language"] == "0.5"
+    assert manifest.calibration["samples"] == 6
+    assert manifest.calibration["fingerprint"]
+    assert manifest.towers == {"vision": 0.5, "connector": 0.0, "language": 0.5}
+
+    written = (output / "ressa.json").stat().st_mtime_ns
+    assert "already" in ressa(*prune_arguments(world, output, "--language", "50%")).out
+    assert (output / "ressa.json").stat().st_mtime_ns == written
+
+    said = ressa(*prune_arguments(world, output, "--seed", 1))
+    assert said.status == 2
+    assert "(seed, language)" in said.sentence
+    assert ressa(*prune_arguments(world, output, "--seed", 1, "--force")).status == 0
+    assert read_manifest(output).seed == 1
+
+
+def test_what_is_not_ours_is_not_overwritten(ressa, world, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    said = ressa(*prune_arguments(world, tmp_path / "mine"))
+    assert said.status == 2
+    assert "exists already" in said.sentence
+    assert os.listdir(tmp_path / "mine") == ["letter.txt"]
+
+
+def test_inspect_counts_in_the_weights(ressa, world, tmp_path):
+    ressa(*prune_arguments(world, tmp_path / "pruned", "--vision", "dense"))
+    data = json.loads(ressa("inspect", tmp_path / "pruned", "--json").out)
+    assert data["towers"] == {"vision": 0.0, "connector": 0.0, "language": 0.5}
+    assert data["holds"] is True
+    assert {layer["asked"] for layer in data["layers"]} == {"dense", "2:4"}
+    said = ressa("inspect", tmp_path / "pruned", "--layers").out
+    assert "Every layer keeps to its pattern." in said
+    assert all(layer["name"].split(".")[-1] in said for layer in data["layers"])
+    assert "No pattern was asked" in ressa("inspect", world.llava).out
+
+
+def test_inspect_finds_a_zero_that_moved(ressa, world, tmp_path):
+    ressa(*prune_arguments(world, tmp_path / "pruned"))
+    model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "pruned")
+    layer = next(m for n, m in model.named_modules() if n.endswith("mlp.up_proj"))
+    layer.weight.data += (layer.weight == 0).float()
+    model.save_pretrained(tmp_path / "pruned")
+    said = ressa("inspect", tmp_path / "pruned", "--json")
+    assert json.loads(said.out)["holds"] is False
+    assert "1 layer" in ressa("inspect", tmp_path / "pruned").out
+
+
+def test_recipes_run_in_order_and_match_the_commands(ressa, world, tmp_path):
+    pruned, repaired, scores = (tmp_path / name for name in ("pruned", "repaired", "scores.json"))
+    (tmp_path / "all.yaml").write_text(
+        f"""
+command: prune
+model: {world.instructblip}
+output: {pruned}
+pattern: 2:4
+calibration: {world.data}
+samples: 4
+---
+command: repair
+model: {pruned}
+output: {repaired}
+data: {world.data}
+samples: 8
+batch_size: 4
+options: {{warmup_steps: 1}}
+---
+command: evaluate
+model: {repaired}
+output: {scores}
+data: {world.data}
+tasks: [okvqa, retrieval]
+limit: 2
+"""
+    )
+    said = ressa("run", tmp_path / "all.yaml", "--json", tmp_path / "out.json")
+    assert said.status == 0, said.err
+    before, after, found = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(scores.read_text()) == found
+    assert set(found["tasks"]) == {"okvqa", "retrieval"}
+    assert before["towers"] == after["towers"] == found["sparsity"]
+    assert len(read_manifest(repaired).training["history"]) == 2
+    masks, kept = read_masks(pruned), read_masks(repaired)
+    assert masks.keys() == kept.keys()
+    assert all(torch.equal(masks[name], kept[name]) for name in masks)
+    assert sorted(os.listdir(tmp_path)) == ["all.yaml", "out.json", "pruned", "repaired", "scores.json"]
+
+    again = ressa("repair", pruned, "-o", repaired, "--data", world.data, "--samples", 8, "--batch-size", 4,
+                  "--option", "warmup_steps=1")  # fmt: skip
+    assert "already" in again.out
+    ressa("prune", world.instructblip, "-o", pruned, "--calibration", world.data, "--samples", 5, "--force")
+    stale = ressa("repair", pruned, "-o", repaired, "--data", world.data, "--samples", 8, "--batch-size", 4,
+                  "--option", "warmup_steps=1")  # fmt: skip
+    assert "parent" in stale.sentence
+
+
+def test_evaluate_prints_a_table_or_json(ressa, world, tmp_path):
+    arguments = ("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1)
+    assert "GQA" in ressa(*arguments).out
+    data = json.loads(ressa(*arguments, "--json").out)
+    assert data["average"] == data["tasks"]["gqa"]["score"]
+    assert data["sparsity"] == {"vision": 0.0, "connector": 0.0, "language": 0.0}
+    ressa(*arguments, "--json", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["tasks"] == data["tasks"]
+
+
+def empty_calibration(data):
+    (data / "captions_calibration.json").write_text('{"images": [], "annotations": []}')
+
+
+def missing_images(data):
+    shutil.rmtree(data / "images" / "calibration")
+    (data / "images" / "calibration").mkdir()
+
+
+def unreadable_image(data):
+    for path in (data / "images" / "calibration").iterdir():
+        path.write_bytes(b"no picture")
+
+
+def no_calibration_split(data):
+    for path in data.glob("*_calibration.json"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("spoil", [empty_calibration, missing_images, unreadable_image, no_calibration_split])
+def test_calibration_data_that_cannot_be_used(ressa, world, tmp_path, spoil):
+    data = tmp_path / "data"
+    shutil.copytree(world.data, data)
+    spoil(data)
+    said = ressa("prune", world.llava, "-o", tmp_path / "out", "--calibration", data)
+    assert said.status == 2
+    assert str(data) in said.sentence
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def text_model(folder):
+    config = transformers.LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["{absent}"], "absent"),
+        (["{text}"], "vision tower"),
+        (["{llava}", "--pattern", "7:11"], "not a multiple of 11"),
+        (["{llava}", "--pattern", "4:2"], "4:2"),
+        (["{llava}", "--sparsity", "1.5"], "1.5"),
+        (["{llava}", "--sparsity", "-0.5"], "-0.5"),
+        (["{llava}", "--sparsity", "0.5", "--pattern", "1:4"], "same thing"),
+        (["{llava}", "--vision", "dense", "--language", "dense"], "nothing would be pruned"),
+        (["{llava}", "--method", "wonda"], "wonda"),
+        (["{llava}", "--option", "speed=9"], "no option 'speed'"),
+        (["{llava}", "--option", "speed"], "name=value"),
+        (["{llava}", "--samples", "0"], "'samples'"),
+        (["{llava}", "--samples", "few"], "--samples"),
+        (["{llava}", "--device", "cuda:99"], "cuda:99"),
+        (["{llava}", "--calibration", "nowhere"], "nowhere"),
+        (["{llava}", "--mixture", "novels"], "novels"),
+        (["{llava}", "--colour", "red"], "--colour"),
+        ([], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_leaves_nothing(ressa, world, tmp_path, options, said):
+    text_model(tmp_path / "text")
+    places = {"absent": tmp_path / "absent", "text": tmp_path / "text", "llava": world.llava}
+    options = [option.format(**places) for option in options]
+    calibration = [] if "--calibration" in options else ["--calibration", world.data]
+    result = ressa("prune", *options, "-o", tmp_path / "out", *calibration)
+    assert result.status == 2
+    assert said in result.sentence
+    assert result.out == ""
+    assert os.listdir(tmp_path) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["repair", "{llava}", "-o", "{out}"], "ressa.json"),
+        (["repair", "{absent}", "-o", "{out}"], "absent"),
+        (["repair", "{pruned}", "-o", "{out}", "--dense", "{absent}"], "absent"),
+        (["repair", "{pruned}", "-o", "{out}", "--option", "speed=9"], "speed"),
+        (["repair", "{pruned}", "-o", "{out}", "--kd-weight", "2"], "kd_weight"),
+        (["evaluate", "{absent}"], "absent"),
+        (["evaluate", "{pruned}", "--tasks", "chess"], "chess"),
+        (["evaluate", "{pruned}", "--split", "spring"], "spring"),
+        (["inspect", "{absent}"], "absent"),
+        (["run", "{absent}"], "absent"),
+        (["dance"], "dance"),
+    ],
+)
+def test_other_commands_refuse_in_one_sentence(ressa, world, pruned, tmp_path, arguments, said):
+    places = {"llava": world.llava, "absent": tmp_path / "absent", "out": tmp_path / "out", "pruned": pruned}
+    arguments = [word.format(**places) for word in arguments]
+    if arguments[0] in ("repair", "evaluate"):
+        arguments += ["--data", str(world.data)]
+    result = ressa(*arguments)
+    assert result.status == 2
+    assert said in result.sentence
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def pruned(world, tmp_path_factory):
+    from ressa.recipe import PruneRecipe
+    from ressa.run import run_recipe
+
+    output = tmp_path_factory.mktemp("pruned") / "pruned"
+    recipe = PruneRecipe(model=str(world.llava), output=output, calibration=str(world.data), samples=6)
+    run_recipe(recipe)
+    return output
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_result_and_goes_on(ressa, world, pruned, tmp_path, monkeypatch, how):
+    keep, kept = FinishedBlocks.keep, []
+
+    def keep_and_stop(self, block, weights, masks):
+        keep(self, block, weights, masks)
+        kept.append(block.name)
+        if len(kept) == 2:
+            os.kill(os.getpid(), how)
+
+    output = tmp_path / "pruned"
+    monkeypatch.setattr(FinishedBlocks, "keep", keep_and_stop)
+    said = ressa(*prune_arguments(world, output))
+    assert said.status == 130
+    assert "Interrupted" in said.sentence
+    assert not output.exists()
+
+    assert ressa(*prune_arguments(world, output)).status == 0
+    assert len(kept) == len(set(kept))  # no block was pruned twice
+    assert os.listdir(tmp_path) == ["pruned"]
+    ours, whole = read_masks(output), read_masks(pruned)
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+def test_a_failure_that_is_not_the_users_has_exit_code_1(ressa, world, pruned, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = ressa("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1,
+                 "--json", tmp_path / "file" / "scores.json")  # fmt: skip
+    assert said.status == 1
+    assert "system refused" in said.sentence
