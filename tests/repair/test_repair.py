@@ -18,7 +18,14 @@ from ressa.repair.student import make_student
 from ressa.repair.teacher import SharedTeacher
 from ressa.repair.weights import adopt_dense_weights, differing_weight, sparsity
 
-FAST = {"learning_rate": 3e-2, "min_learning_rate": 1e-2, "batch_size": 4, "steps": 12, "device": "cpu"}
+FAST = {
+    "learning_rate": 3e-2,
+    "min_learning_rate": 1e-2,
+    "batch_size": 4,
+    "steps": 12,
+    "device": "cpu",
+    "precision": "fp32",
+}
 FAMILIES = ("instructblip", "llava")
 METHODS = ("sparse_lora", "lora", "lora_remask", "masked_finetune")
 
@@ -154,7 +161,10 @@ def test_masked_finetuning_of_bfloat16_weights():
 @pytest.mark.parametrize("method", ["sparse_lora", "masked_finetune"])
 def test_autocast_to_bfloat16(method):
     pruned, masks, dense = pruned_pair()
-    result = repair(pruned, masks, dense, samples(8), RepairConfig(method=method, precision="bf16", **FAST))
+    result = repair(
+        pruned, masks, dense, samples(8), RepairConfig(method=method, **FAST | {"precision": "bf16"})
+    )
+    assert result.vlm.model.config.get_text_config()._attn_implementation != "eager"
     assert "forward" not in vars(result.vlm.model)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     assert {parameter.dtype for parameter in result.vlm.model.parameters()} == {torch.float32}

@@ -55,7 +55,7 @@ class RepairConfig(BaseModel):
     batch_size: Positive = 16  # of one process and one forward pass
     gradient_accumulation: Positive = 1
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: autocast to bf16 on a GPU
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: autocast to bf16 where that is fast
     gradient_checkpointing: bool = False
     workers: Count = 0  # processes that load and encode the samples
     checkpoints: Count = 20  # how many times progress is saved when there is a work folder

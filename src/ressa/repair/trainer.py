@@ -86,6 +86,8 @@ class RepairTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         labels = inputs["labels"]
+        dtype = next(self.network.parameters()).dtype
+        inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         if num_items_in_batch is None:
             num_items_in_batch = self._counts([labels]).to(labels.device)
         tokens, samples = num_items_in_batch.clamp_min(1)
@@ -212,6 +214,24 @@ def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Within this context attention is plain products and a softmax.
+
+    On a CPU with bfloat16 matrix units that is faster than the fused kernel, whose backward does not use them.
+    """
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = list({id(part.config): part.config for part in parts}.values())
+    before = [config._attn_implementation for config in configs]
+    try:
+        for part in parts[:1]:
+            part.set_attn_implementation("eager")
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
 
 
 @contextmanager

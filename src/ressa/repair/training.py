@@ -23,7 +23,7 @@ from ressa.errors import UsageError
 from ressa.files import write_json
 from ressa.repair.config import RepairConfig
 from ressa.repair.teacher import SeparateTeacher, SharedTeacher
-from ressa.repair.trainer import RepairTrainer, lean_forward
+from ressa.repair.trainer import RepairTrainer, eager_attention, lean_forward
 from ressa.repair.weights import restored
 
 
@@ -77,6 +77,9 @@ def train(
             stack.enter_context(restored(teacher))
             stack.enter_context(lean_forward(teacher))
             trainer.teacher = SeparateTeacher(teacher, trainer.accelerator.autocast)
+        if arguments.use_cpu and (arguments.bf16 or next(student.parameters()).dtype is torch.bfloat16):
+            for network in {student, teacher or student}:
+                stack.enter_context(eager_attention(network))
         if config.gradient_checkpointing:
             stack.enter_context(activation_checkpointing(student))
         trainer.remove_callback(PrinterCallback)
@@ -96,7 +99,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
     on_cpu = find_device(config).type == "cpu"
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and not on_cpu)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and (not on_cpu or _fast_bfloat16()))
     arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=on_cpu,
@@ -147,6 +150,12 @@ def find_device(config: RepairConfig) -> torch.device:
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(kind)
+
+
+def _fast_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 matrix units (AMX); without them bfloat16 is slower than float32."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
