@@ -282,11 +282,11 @@ class DemoRecipe(_Recipe):
     """Calibration samples."""
     evaluation_images: Positive = 200
     """How many images each task looks at."""
-    evaluation_pool: Positive = 50
+    evaluation_pool: Positive = 40
     """How many images retrieval chooses among."""
     evaluation_batch: Positive = 64
     """How many samples run at a time."""
-    repair_samples: Positive = 8_000
+    repair_samples: Positive = 6_400
     """Training samples of the repair."""
     repair_batch: Positive = 32
     """How many make a step."""
