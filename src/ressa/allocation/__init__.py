@@ -1,5 +1,72 @@
 """Allocation: how much sparsity each layer gets; every strategy makes a `Plan`."""
 
-from ressa.allocation.uniform import per_tower
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-__all__ = ["per_tower"]
+import torch
+from torch import Tensor, nn
+
+from ressa.allocation.allocation import Allocation
+from ressa.allocation.auto import auto
+from ressa.allocation.ecoflap import ecoflap
+from ressa.allocation.owl import owl
+from ressa.allocation.plan_file import read_plan, write_plan
+from ressa.allocation.uniform import per_tower
+from ressa.anatomy import Anatomy
+from ressa.errors import UsageError
+from ressa.sparsity import Scope
+
+__all__ = [
+    "ALLOCATIONS",
+    "Allocation",
+    "allocate",
+    "auto",
+    "ecoflap",
+    "owl",
+    "per_tower",
+    "read_plan",
+    "write_plan",
+]
+
+ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
+    "ecoflap-first": partial(ecoflap, order="first"),
+    "ecoflap-zeroth": partial(ecoflap, order="zeroth"),
+    "owl": owl,
+    "auto": auto,
+}
+
+
+def allocate(
+    name: str,
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    sparsity: Mapping[str, float],
+    *,
+    anatomy: Anatomy | None = None,
+    joint: bool = True,
+    scope: Scope = "row",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Allocation:
+    """Spend a budget by the strategy of this name. `uniform` is `per_tower` and none of these.
+
+    sparsity: tower → share of zeros. joint: one budget for all towers, or each its own. options: the
+    strategy's own. Raises UsageError for an unknown name.
+    """
+    if name not in ALLOCATIONS:
+        raise UsageError(
+            f"There is no allocation '{name}'; choose one of: uniform, {', '.join(ALLOCATIONS)}."
+        )
+    return ALLOCATIONS[name](
+        model,
+        batches,
+        sparsity,
+        anatomy=anatomy,
+        joint=joint,
+        scope=scope,
+        seed=seed,
+        device=device,
+        **options,
+    )
