@@ -17,8 +17,8 @@ def fresh_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
         yield work
@@ -31,6 +31,29 @@ def fresh_directory(path: str | Path) -> Iterator[Path]:
             work.rename(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """What killed processes left beside `path`: a folder moved aside comes back, an unfinished one goes."""
+    for old in path.parent.glob(f".{path.name}.*.old"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+    for work in path.parent.glob(f".{path.name}.*.tmp"):
+        process = work.suffixes[-2][1:] if len(work.suffixes) > 1 else ""
+        if process.isdigit() and (int(process) == os.getpid() or not _alive(int(process))):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
