@@ -29,7 +29,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    with pytest.raises(ValueError, match="stop"), fresh_directory(tmp_path / "out") as work:
+    with pytest.raises(ValueError, match="stop"), fresh_directory(tmp_path / "out") as work:  # noqa: PT012
         (work / "new").touch()
         raise ValueError("stop")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
