@@ -5,7 +5,7 @@ Both stay under 10 M parameters, most of them in the language model, and every p
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -83,7 +83,7 @@ def _instructblip() -> tuple[Any, Any]:
     # InstructBlipProcessor adds <image> itself and stumbles over a tokenizer that has it as an attribute.
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]})
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    image_token = cast(int, tokenizer.convert_tokens_to_ids(IMAGE))
     config = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(
             hidden_size=192,
@@ -121,7 +121,7 @@ def _instructblip() -> tuple[Any, Any]:
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             decoder_start_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=False,
+            tie_word_embeddings=False,  # type: ignore[call-arg]
         ).to_dict(),
         num_query_tokens=QUERIES,
         image_token_index=image_token,
@@ -139,7 +139,7 @@ def _instructblip() -> tuple[Any, Any]:
 
 def _llava() -> tuple[Any, Any]:
     tokenizer = build_tokenizer(extra_special_tokens={"image_token": IMAGE})
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    image_token = cast(int, tokenizer.convert_tokens_to_ids(IMAGE))
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=192,
