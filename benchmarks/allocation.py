@@ -25,6 +25,7 @@ from ressa.evaluation import evaluate
 from ressa.files import write_json
 from ressa.prune import prune
 from ressa.sparsity import Unstructured
+from ressa.sweep import relative
 
 TOWERS = ("vision", "language")
 
@@ -62,7 +63,7 @@ def main() -> None:
             vlm, data, arguments.tasks.split(","), split="val", limit=arguments.limit, batch_size=64
         )
         scores = {task: round(found["score"], 2) for task, found in result["tasks"].items()}
-        return {"scores": scores, "average": round(result["average"], 2)}
+        return {"scores": scores}
 
     def measure(name: str, sparsity: float, seed: int) -> dict[str, Any]:
         samples = draw_samples("embedded", "calibration", arguments.samples, "mix", seed)
@@ -94,7 +95,7 @@ def main() -> None:
                 for layer, weight in dense.items():
                     modules[layer].weight.copy_(weight)
 
-    if not any(point["allocation"] == "dense" for point in points):
+    if not points:
         points.append({"allocation": "dense", "sparsity": 0.0, "seed": 0, "kl": 0.0, **score()})
     for sparsity in map(float, arguments.sparsity.split(",")):
         for seed in map(int, arguments.seeds.split(",")):
@@ -103,13 +104,14 @@ def main() -> None:
                 if any(key.items() <= point.items() for point in points):
                     continue
                 started = time.perf_counter()
-                points.append({**key, **measure(name, sparsity, seed)})
+                point = {**key, **measure(name, sparsity, seed)}
+                point["relative"] = round(relative(point["scores"], points[0]["scores"]), 2)
+                points.append(point)
                 write_json(
                     arguments.output, {"arguments": vars(arguments) | {"output": None}, "points": points}
                 )
-                point = points[-1]
                 print(
-                    f"{sparsity} seed {seed} {name:15s} KL {point['kl']:.4f} average {point['average']:.1f} "
+                    f"{sparsity} seed {seed} {name:15s} KL {point['kl']:.4f} {point['relative']:.1f} % of dense "
                     f"allocated in {point['seconds']:.0f} s ({time.perf_counter() - started:.0f} s in all)",
                     flush=True,
                 )

@@ -28,6 +28,7 @@ from ressa.recipe import (
     PruneRecipe,
     Recipe,
     RepairRecipe,
+    SweepRecipe,
     make_recipe,
     read_recipes,
 )
@@ -129,7 +130,7 @@ def _default(field: Any) -> Any:
     if field.is_required():
         return reflection.Parameter.empty
     value = None if field.default_factory is not None else field.default
-    return ",".join(value) if isinstance(value, tuple) else value
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 @recipe_command(DemoRecipe)
@@ -194,6 +195,21 @@ def evaluate(values: Values) -> Values:
       ressa evaluate runs/repaired --tasks vqa,caption --data ./coco --json scores.json
     """
     return values
+
+
+@recipe_command(SweepRecipe)
+def sweep(values: Values) -> Values:
+    """Prune many ways, score each, and draw where sparsity should go.
+
+    Points that are finished are kept, so that an interrupted sweep goes on; the folder gets a CSV and a PNG,
+    the paper's curves beside the model's own.
+
+    \b
+    Example:
+      ressa sweep embedded-llava -o runs/sweep --figure modality --seeds 0,1,2 --limit 100
+      ressa sweep ./llava -o runs/sweep --figure allocation --method sparsegpt --data ./coco --calibration ./coco
+    """
+    return _with_options(values)
 
 
 @app.command()

@@ -45,7 +45,22 @@ def _task_names(value: Any) -> Any:
     return names
 
 
+def _numbers(value: Any) -> Any:
+    """Accepts "0,1,2", one number or a list; repeats are dropped."""
+    parts = (
+        value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    )
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in parts))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"seeds are whole numbers from 0 up, separated by commas, not {value!r}")
+    return numbers
+
+
 Positive = Annotated[int, Field(gt=0)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 Natural = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -264,6 +279,67 @@ class EvaluateRecipe(_Recipe):
     """auto (as saved), float32, bfloat16 or float16."""
 
 
+class SweepRecipe(_Recipe):
+    """Prune a model many times, score each time, and draw where sparsity should go."""
+
+    command: Literal["sweep"] = "sweep"
+    model: str
+    """A folder, a Hugging Face hub id, `embedded` or `embedded-llava`."""
+    output: Path
+    """The folder to write: finished points, CSV and PNG."""
+    figure: Literal["allocation", "modality"] = "allocation"
+    """allocation: vision to language at a constant sum; modality: which tower is pruned."""
+    method: str = "wanda"
+    """How weights are scored."""
+    seeds: Seeds = (0,)
+    """Of the calibration samples, separated by commas; every point is run with each."""
+    tasks: Tasks = ("vqa", "okvqa", "gqa", "caption")
+    """Which, separated by commas."""
+    data: str = EMBEDDED
+    """The dataset folder to score on, or `embedded`."""
+    split: str = "test"
+    """The split to score on."""
+    limit: Positive | None = 100
+    """How many images each task looks at."""
+    pool: Positive = 50
+    """How many images retrieval chooses among."""
+    calibration: str = EMBEDDED
+    """The dataset folder of the calibration samples, or `embedded`."""
+    calibration_split: str = "calibration"
+    """The split they are drawn from."""
+    mixture: str = "mix"
+    """What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."""
+    samples: Positive = 64
+    """How many they are."""
+    batch_size: Positive = 32
+    """How many run at a time."""
+    dtype: Dtype = "auto"
+    """auto (as saved), float32, bfloat16 or float16."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """An option of the method."""
+
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, value: str) -> str:
+        from ressa.methods import get_method
+
+        return get_method(value).name
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ressa.methods import get_method
+
+        if "method" in info.data:
+            get_method(info.data["method"]).check_options(value)
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the score of a point, whichever figure and seeds it is asked for."""
+        own = {"seeds", "figure", "seed", "method", "options"}
+        return {key: value for key, value in super().identity().items() if key not in own}
+
+
 class DemoRecipe(_Recipe):
     """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
 
@@ -365,10 +441,10 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 
-Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | DemoRecipe
+Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | SweepRecipe | DemoRecipe
 RECIPES: dict[str, type[Recipe]] = {
     kind.model_fields["command"].default: kind
-    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, DemoRecipe)
+    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, SweepRecipe, DemoRecipe)
 }
 
 

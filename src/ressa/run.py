@@ -4,8 +4,9 @@ from ressa.commands.evaluate import run_evaluate
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
+from ressa.commands.sweep import run_sweep
 from ressa.demo import run_demo
-from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe
+from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
 
 
 def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
@@ -16,4 +17,6 @@ def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
         return run_repair(recipe, force=force)
     if isinstance(recipe, EvaluateRecipe):
         return run_evaluate(recipe)
+    if isinstance(recipe, SweepRecipe):
+        return run_sweep(recipe, force=force)
     return run_demo(recipe, force=force)

@@ -1,0 +1,79 @@
+"""`ressa sweep`: many prunings of one model, scored, as CSV and figure."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ressa.checkpoint import load
+from ressa.commands.inputs import draw_samples, find_data, find_device, find_dtype
+from ressa.commands.outcome import Outcome
+from ressa.data import Batcher
+from ressa.errors import UsageError
+from ressa.evaluation import evaluate
+from ressa.files import write_json
+from ressa.recipe import SweepRecipe
+from ressa.report.sweep import sweep_figure, sweep_table, write_csv
+from ressa.sweep import sweep
+
+
+def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
+    """Run the points that are not in the output folder yet, then write `FIGURE.csv`, `.json` and `.png`.
+
+    force: run finished points again.
+    """
+    output, figure = recipe.output, recipe.figure
+    if output.exists() and not (
+        output.is_dir() and (not any(output.iterdir()) or (output / "points").is_dir())
+    ):
+        raise UsageError(f"{output} exists and is not a sweep's: choose another --output.")
+    device, data = find_device(recipe.device), find_data(recipe.data)
+    find_data(recipe.calibration)
+    vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+    batcher = Batcher(vlm.processor, vlm.model.config)
+    if force:
+        shutil.rmtree(output / "points", ignore_errors=True)
+
+    def inputs(seed: int) -> Sequence[Mapping[str, Tensor]]:
+        samples = draw_samples(
+            recipe.calibration, recipe.calibration_split, recipe.samples, recipe.mixture, seed
+        )
+        size = recipe.batch_size
+        return [batcher.training(samples[start : start + size]) for start in range(0, len(samples), size)]
+
+    def score() -> dict[str, Any]:
+        return evaluate(
+            vlm,
+            data,
+            recipe.tasks,
+            split=recipe.split,
+            limit=recipe.limit,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            pool=recipe.pool,
+        )
+
+    rows = sweep(
+        vlm,
+        figure,
+        output,
+        inputs=inputs,
+        score=score,
+        method=recipe.method,
+        seeds=recipe.seeds,
+        identity={**recipe.identity(), "questions": recipe.seed},
+        options=recipe.options,
+        device=device,
+    )
+    name = f"{recipe.model.rstrip('/').rpartition('/')[2]}: {recipe.method}"
+    written = {ending: output / f"{figure}-{recipe.method}.{ending}" for ending in ("json", "csv", "png")}
+    result = {"figure": figure, "recipe": {**recipe.model_dump(mode="json", exclude={"output", "device"})}}
+    write_json(written["json"], {**result, "rows": rows})
+    write_csv(rows, written["csv"])
+    sweep_figure(rows, figure, written["png"], f"{name}, {len(recipe.seeds)} seeds (dashed: the paper's)")
+    return Outcome(
+        {"output": str(output), **result, "rows": rows},
+        [sweep_table(rows, f"{name}, % of dense")],
+        [f"{written['csv']} and {written['png']} are written."],
+    )
