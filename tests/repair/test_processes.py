@@ -13,6 +13,7 @@ from repair.tiny import pruned_pair, samples
 
 from ressa.errors import UsageError
 from ressa.repair import RepairConfig, repair
+from ressa.repair.training import Progress
 
 SCRIPT = str(Path(__file__).with_name("run_repair.py"))
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 4, "steps": 6, "checkpoints": 3}
@@ -25,17 +26,31 @@ def run(output: Path, *launcher: str, **options: object) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
 
 
-@pytest.mark.parametrize("method", ["sparse_lora", "masked_finetune"])
-def test_killed_and_started_again_gives_the_same_curve_and_weights(tmp_path, method):
+def test_killed_and_started_again_gives_the_same_curve_and_weights(tmp_path):
     work = tmp_path / "work"
-    options = OPTIONS | {"method": method}
-    straight = run_repair(options | {"work_dir": tmp_path / "other"})
-    killed = run(tmp_path / "never.json", **options, work_dir=str(work), kill_at=5)
+    straight = run_repair(OPTIONS | {"work_dir": tmp_path / "other"})
+    killed = run(tmp_path / "never.json", **OPTIONS, work_dir=str(work), kill_at=5)
     assert killed.returncode == -9, killed.stderr
     (work / "checkpoint-6").mkdir()  # a checkpoint that was cut short
-    resumed = run_repair(options | {"work_dir": work})
+    resumed = run_repair(OPTIONS | {"work_dir": work})
     assert [entry["step"] for entry in resumed["history"]] == [1, 2, 3, 4, 5, 6]
     assert resumed == straight
+
+
+@pytest.mark.parametrize("method", ["lora", "masked_finetune"])
+def test_an_interrupted_run_of_another_method_goes_on_as_well(tmp_path, monkeypatch, method):
+    options = OPTIONS | {"method": method}
+    straight = run_repair(options)
+    with monkeypatch.context() as patch:
+
+        def interrupt(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(Progress, "on_step_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_repair(options | {"work_dir": tmp_path})
+    assert run_repair(options | {"work_dir": tmp_path}) == straight
 
 
 def test_a_work_folder_belongs_to_one_run(tmp_path):

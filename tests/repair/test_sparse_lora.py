@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_a_folder_without_its_masks_is_refused(tmp_path):
     adapted(net, masks).save_pretrained(str(tmp_path))
     file = tmp_path / "adapter_model.safetensors"
     save_file({key: value for key, value in load_file(file).items() if "lora_mask" not in key}, file)
-    with pytest.raises(UsageError, match="lacks the mask"):
+    with pytest.raises(UsageError, match="lacks the mask"), pytest.warns(UserWarning, match="missing"):
         load_adapter(make()[0], tmp_path)
     with pytest.warns(UserWarning, match="missing adapter keys"):
         model = PeftModel.from_pretrained(make()[0], str(tmp_path))
@@ -275,7 +276,23 @@ def test_stock_peft_without_ressa_refuses_the_folder(tmp_path):
 def test_compiles():
     net, masks = make()
     model = adapted(net, masks)
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(X), model(X))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    plain, compiled = model(X), torch.compile(model, backend="aot_eager")(X)
+    torch.testing.assert_close(compiled, plain)
+    gradients = (torch.autograd.grad(y.square().sum(), trained) for y in (compiled, plain))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_sharded_over_two_processes_it_computes_the_same():
+    """FSDP2 (fully_shard): outputs, gradients and the dense teacher."""
+    script = str(Path(__file__).with_name("run_sharded.py"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, *launcher, script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_autocast_computes_in_bfloat16_and_trains_float32_factors():

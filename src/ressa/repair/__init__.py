@@ -14,12 +14,13 @@ from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.provenance import fingerprint
+from ressa.repair.cached import CachedLogits, cache_logits
 from ressa.repair.config import RepairConfig
+from ressa.repair.forward import lean_forward
 from ressa.repair.reconstruct import reconstruct
 from ressa.repair.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
 from ressa.repair.student import discard_student, finish_student, make_student
 from ressa.repair.teacher import dense_teacher, teacher_form
-from ressa.repair.trainer import lean_forward
 from ressa.repair.training import claim, find_device, train
 from ressa.repair.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
 from ressa.sparsity.mask import pack_mask
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from ressa.loading import Vlm
 
 __all__ = [
+    "CachedLogits",
     "RepairConfig",
     "RepairResult",
     "SparseLoraConfig",
     "adapter_masks",
+    "cache_logits",
     "dense_teacher",
     "load_adapter",
     "reconstruct",
@@ -45,7 +48,7 @@ class RepairResult:
 
     vlm: the repaired model, of plain layers. history: one entry a step with loss, task_loss, kd_loss,
     learning_rate, grad_norm. trained: number of trainable parameters. sparsity: share of zeros of the masked
-    layers, before and after. teacher: "shared", "separate" or "none". blocks: what reconstruction did, one
+    layers, before and after. teacher: "shared", "separate", "cached" or "none". blocks: what reconstruction did, one
     entry a block with its error before and after (`loss`).
     """
 
@@ -61,7 +64,7 @@ class RepairResult:
 def repair(
     pruned: "Vlm",
     masks: Mapping[str, Tensor],
-    dense: "Vlm | Mapping[str, Tensor] | None",
+    dense: "Vlm | Mapping[str, Tensor] | CachedLogits | None",
     samples: Sequence[Sample],
     config: RepairConfig | None = None,
     *,
@@ -73,7 +76,8 @@ def repair(
         pruned: the pruned model; it becomes the repaired one (the result holds the same object).
         masks: layer name → bool (out, in), True = kept: what `prune` returned or the result folder holds.
         dense: the model before pruning, left as it is; or its parameters by name, read one at a time (one
-            copy of the weights is then in memory); None if the objective needs no teacher.
+            copy of the weights is then in memory); or its logits from `cache_logits`; None if the objective
+            needs no teacher.
         samples: image, prompt and target each.
         work_dir: folder for checkpoints; a run that was cut short goes on from the last one.
 
@@ -91,7 +95,7 @@ def repair(
     check_masks(model, masks)
     anatomy = find_anatomy(model)
     batcher = Batcher(pruned.processor, pruned.model.config)
-    weights = dense if dense is None or isinstance(dense, Mapping) else dense.model
+    weights = dense if dense is None or isinstance(dense, Mapping | CachedLogits) else dense.model
     form = teacher_form(model, masks, weights, config)
     if work_dir is not None:
         claim(work_dir, _identity(masks, samples, config, form))
@@ -144,20 +148,20 @@ def _train(
     batcher: Batcher,
     config: RepairConfig,
     work_dir: Path | None,
-    dense: DenseWeights | None,
+    dense: DenseWeights | CachedLogits | None,
     shared: bool,
 ) -> tuple[list[dict[str, float]], int]:
     """Train as a whole and merge; the loss curve and the number of trained parameters."""
     with lean_forward(model):
         student = model
         try:
-            if shared and dense is not None:
+            if shared and isinstance(dense, nn.Module | Mapping):
                 adopt_dense_weights(model, masks, dense)
             if config.method == "masked_finetune":
                 model.float()  # half-precision weights would lose most updates
             student = make_student(model, masks, anatomy, config, dense_weights=shared)
             trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-            teacher = student if shared else cast(nn.Module | None, dense)
+            teacher = student if shared else cast(nn.Module | CachedLogits | None, dense)
             history = train(student, teacher, anatomy, samples, batcher, config, work_dir=work_dir)
         except BaseException:
             discard_student(student, masks)

@@ -64,6 +64,32 @@ class LogitDistillation:
         return self.temperature**2 * total / (len(student) if count is None else count)
 
 
+class TopKDistillation:
+    """T² · KL(teacher ‖ student) where only the teacher's k most probable tokens are known.
+
+    All other tokens count as one, so this is never above the KL over the whole vocabulary, and equal to it where
+    the k tokens hold all of the teacher's probability. Mean over the tokens.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def __call__(
+        self, student: Tensor, log_probabilities: Tensor, ids: Tensor, count: Count = None
+    ) -> Tensor:
+        """student: logits (tokens, vocabulary); the teacher's log-probabilities at T and token ids (tokens, k)."""
+        log_q = F.log_softmax(student.float() / self.temperature, dim=-1).gather(-1, ids)
+        known = F.kl_div(log_q, log_probabilities, reduction="sum", log_target=True)
+        log_p_rest, log_q_rest = _log_of_rest(log_probabilities), _log_of_rest(log_q)
+        rest = F.kl_div(log_q_rest, log_p_rest, reduction="sum", log_target=True)
+        return self.temperature**2 * (known + rest) / (len(student) if count is None else count)
+
+
+def _log_of_rest(log_probabilities: Tensor) -> Tensor:
+    """log(1 − Σ p) over the last dimension, bounded below where nothing is left."""
+    return torch.log1p(-log_probabilities.exp().sum(-1).clamp_max(1 - 1e-6))
+
+
 class HiddenStateDistillation:
     """‖h_student − h_teacher‖² / ‖h_teacher‖², mean over the supervised tokens and over the blocks.
 

@@ -10,6 +10,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ressa.errors import UsageError
+from ressa.repair.cached import CachedLogits
 from ressa.repair.config import RepairConfig
 from ressa.repair.masked_linear import MaskedLinear
 from ressa.repair.sparse_lora_layer import SparseLoraLinear
@@ -108,13 +109,24 @@ class _DenseSwitch:
                 tuner._disable_adapters = was
 
 
-def teacher_form(model: nn.Module, masks: Masks, dense: DenseWeights | None, config: RepairConfig) -> str:
-    """Where the teacher of a repair comes from: "shared", "separate" or "none" (the objective needs none).
+def teacher_form(
+    model: nn.Module, masks: Masks, dense: DenseWeights | CachedLogits | None, config: RepairConfig
+) -> str:
+    """Where the teacher of a repair comes from: "shared", "separate", "cached" or "none" (none is needed).
 
     Raises UsageError when the form that the config asks for cannot be had.
     """
     if not config.needs_teacher:
         return "none"
+    if isinstance(dense, CachedLogits):
+        if config.hidden_weight or config.reconstructs or config.kd_reduction != "tokens":
+            raise UsageError(
+                "Cached logits serve the mean over supervised tokens only: give the dense model for hidden "
+                "states, reconstruction or the sum over all positions."
+            )
+        if config.teacher != "auto":
+            raise UsageError(f"The teacher cannot be {config.teacher} with cached logits: leave it at auto.")
+        return "cached"
     if dense is None:
         raise UsageError("Distillation needs the dense model: give it, or repair with objective='task'.")
     if config.teacher != "separate":

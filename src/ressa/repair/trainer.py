@@ -1,7 +1,6 @@
 """`transformers.Trainer` with a teacher: resume, callbacks, accumulation and DDP are the Trainer's own."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +9,20 @@ import safetensors.torch
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
 from ressa.errors import RunError, UsageError
+from ressa.repair.cached import CachedLogits
 from ressa.repair.config import RepairConfig
-from ressa.repair.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
+from ressa.repair.forward import logits_of, recorded_outputs
+from ressa.repair.losses import (
+    IGNORED,
+    HiddenStateDistillation,
+    LogitDistillation,
+    TaskLoss,
+    TopKDistillation,
+    align,
+)
 from ressa.repair.teacher import Teacher
 
 TRAINABLE_FILE = "model.safetensors"
@@ -29,7 +37,7 @@ class RepairTrainer(Trainer):
     Args (beside the Trainer's):
         config: weights, temperature and forms of the losses.
         shift: whether logits predict the next label (decoder-only) or their own (encoder-decoder).
-        teacher: the dense model; needed where the config gives it a weight.
+        teacher: the dense model, or cache: its logits on disk; one of them where the config weighs it.
         blocks: names of the blocks whose outputs hidden-state distillation compares.
         learning_rates: parameter name → learning rate, where it is not the common one.
     """
@@ -42,6 +50,7 @@ class RepairTrainer(Trainer):
         config: RepairConfig,
         shift: bool,
         teacher: Teacher | None = None,
+        cache: CachedLogits | None = None,
         blocks: Sequence[str] = (),
         learning_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
@@ -51,10 +60,12 @@ class RepairTrainer(Trainer):
         self.config = config
         self.shift = shift
         self.teacher = teacher
+        self.cache = cache
         self.blocks = list(blocks) if config.hidden_weight else []
         self.learning_rates = dict(learning_rates or {})
         self.task_loss = TaskLoss()
         self.logit_loss = LogitDistillation(config.temperature, config.kd_reduction)
+        self.known_loss = TopKDistillation(config.temperature)
         self.hidden_loss = HiddenStateDistillation()
         self._parts: dict[str, Tensor] = {}  # the unweighted losses of the step that is being logged
 
@@ -86,6 +97,7 @@ class RepairTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         labels = inputs["labels"]
+        numbers = inputs.pop("sample_numbers", None)
         dtype = next(self.network.parameters()).dtype
         inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         if num_items_in_batch is None:
@@ -94,7 +106,7 @@ class RepairTrainer(Trainer):
         ours: list[Tensor] = []
         theirs: list[Tensor] = []
         teacher_logits = None
-        if self.config.needs_teacher and self.teacher is not None:
+        if self.teacher is not None and self.cache is None:
             with recorded_outputs(self.teacher.network, self.blocks, theirs):
                 teacher_logits = logits_of(self.teacher(inputs))
             teacher_logits, targets = self._positions(teacher_logits, labels)
@@ -110,6 +122,9 @@ class RepairTrainer(Trainer):
             count = tokens if config.kd_reduction == "tokens" else samples
             divergence = self.logit_loss(logits, teacher_logits, targets, count)
             parts["kd_loss"] = (config.logit_weight, divergence)
+        elif config.logit_weight and self.cache is not None:
+            known = self.cache.rows(numbers.tolist(), logits.device)
+            parts["kd_loss"] = (config.logit_weight, self.known_loss(logits, *known, tokens))
         if config.hidden_weight:
             ours = [self._positions(states, labels)[0] for states in ours]
             parts["hidden_loss"] = (config.hidden_weight, self.hidden_loss(ours, theirs, targets, tokens))
@@ -187,75 +202,3 @@ class RepairTrainer(Trainer):
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
                 parameter.data.copy_(saved[name])
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits (batch, length, vocabulary) of a model's output. Raises UsageError if it has none."""
-    logits = getattr(output, "logits", None)
-    if logits is None:
-        raise UsageError(
-            f"The model gives no logits (its output is a {type(output).__name__}): only models that generate "
-            "text can be repaired."
-        )
-    return logits
-
-
-@contextmanager
-def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tensor]) -> Iterator[None]:
-    """Append the output (batch, length, width) of each named module to `outputs` as it runs."""
-
-    def record(_module: nn.Module, _args: Any, output: Any) -> None:
-        outputs.append(output if isinstance(output, Tensor) else output[0])
-
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
-    handles = [network.get_submodule(name).register_forward_hook(record) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Within this context attention is plain products and a softmax.
-
-    On a CPU with bfloat16 matrix units that is faster than the fused kernel, whose backward does not use them.
-    """
-    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    configs = list({id(part.config): part.config for part in parts}.values())
-    before = [config._attn_implementation for config in configs]
-    try:
-        for part in parts[:1]:
-            part.set_attn_implementation("eager")
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
-
-
-@contextmanager
-def lean_forward(model: nn.Module) -> Iterator[None]:
-    """Within this context the model makes no key-value cache and computes no loss of its own."""
-
-    def no_loss(*args: Any, **kwargs: Any) -> Tensor:
-        return (kwargs["logits"] if "logits" in kwargs else args[0]).new_zeros(())
-
-    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    configs = {id(part.config): part.config for part in parts}.values()
-    caching = [config for config in configs if getattr(config, "use_cache", False)]
-    losses = [(part, part.__dict__.get("_loss_function")) for part in parts]
-    try:
-        for config in caching:
-            config.use_cache = False
-        for part in parts:
-            part._loss_function = no_loss
-        yield
-    finally:
-        for config in caching:
-            config.use_cache = True
-        for part, own in losses:
-            if own is None:
-                del part._loss_function
-            else:
-                part._loss_function = own

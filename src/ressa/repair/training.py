@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,14 +21,16 @@ from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from ressa.files import write_json
+from ressa.repair.cached import CachedLogits
 from ressa.repair.config import RepairConfig
+from ressa.repair.forward import eager_attention, lean_forward
 from ressa.repair.teacher import SeparateTeacher, SharedTeacher
-from ressa.repair.trainer import RepairTrainer, eager_attention, lean_forward
+from ressa.repair.trainer import RepairTrainer
 from ressa.repair.weights import restored
 
 
 class Samples(Dataset):
-    """Samples as the Trainer wants them; the collator makes tensors of a list of them."""
+    """Samples with their numbers, as the Trainer wants them."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = list(samples)
@@ -36,13 +38,27 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        return index, self.samples[index]
+
+
+class Collator:
+    """Numbered samples to a batch of model inputs, with the `sample_numbers` (batch,) where they are wanted."""
+
+    def __init__(self, batcher: Batcher, *, numbered: bool) -> None:
+        self.batcher = batcher
+        self.numbered = numbered
+
+    def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
+        batch = self.batcher.training([sample for _, sample in items])
+        if self.numbered:
+            batch["sample_numbers"] = torch.tensor([number for number, _ in items])
+        return batch
 
 
 def train(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | CachedLogits | None,
     anatomy: Anatomy,
     samples: Sequence[Sample],
     batcher: Batcher,
@@ -52,33 +68,42 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the student's trainable parameters and return the loss curve, one entry a step.
 
-    teacher: the student itself (masks bypassed), a dense model, or None.
+    teacher: the student itself (masks bypassed), a dense model, its logits on disk, or None.
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
     with ExitStack() as stack:
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
+        cache = teacher if isinstance(teacher, CachedLogits) else None
+        dense = teacher if isinstance(teacher, nn.Module) else None
+        if cache is not None:
+            cache.check(samples, config.temperature)
         chains = list(anatomy.chains("language"))
         decoders = [chain for chain in chains if chain.reads_labels] or chains
         trainer = RepairTrainer(
             student,  # type: ignore[arg-type]
             arguments,
-            data_collator=batcher.training,
+            data_collator=Collator(batcher, numbered=cache is not None),
             train_dataset=Samples(samples),
             config=config,
             shift=not batcher.encoder_decoder,
+            cache=cache,
             blocks=[block.name for chain in decoders for block in chain.blocks],
             learning_rates=_learning_rates(student, anatomy, config),
         )
-        if teacher is student:
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise UsageError(
+                "A sharded student cannot be merged here: repair with torchrun and no FSDP or DeepSpeed config."
+            )
+        if dense is student:
             trainer.teacher = SharedTeacher(student)
-        elif teacher is not None:
-            stack.enter_context(restored(teacher))
-            stack.enter_context(lean_forward(teacher))
-            trainer.teacher = SeparateTeacher(teacher, trainer.accelerator.autocast)
+        elif dense is not None:
+            stack.enter_context(restored(dense))
+            stack.enter_context(lean_forward(dense))
+            trainer.teacher = SeparateTeacher(dense, trainer.accelerator.autocast)
         if arguments.use_cpu and (arguments.bf16 or next(student.parameters()).dtype is torch.bfloat16):
-            for network in {student, teacher or student}:
+            for network in {student, dense or student}:
                 stack.enter_context(eager_attention(network))
         if config.gradient_checkpointing:
             stack.enter_context(activation_checkpointing(student))

@@ -1,0 +1,83 @@
+"""How repair runs a model: without what training does not need, and with what the losses read."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ressa.errors import UsageError
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits (batch, length, vocabulary) of a model's output. Raises UsageError if it has none."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise UsageError(
+            f"The model gives no logits (its output is a {type(output).__name__}): only models that generate "
+            "text can be repaired."
+        )
+    return logits
+
+
+@contextmanager
+def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tensor]) -> Iterator[None]:
+    """Append the output (batch, length, width) of each named module to `outputs` as it runs."""
+
+    def record(_module: nn.Module, _args: Any, output: Any) -> None:
+        outputs.append(output if isinstance(output, Tensor) else output[0])
+
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    handles = [network.get_submodule(name).register_forward_hook(record) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Within this context attention is plain products and a softmax.
+
+    On a CPU with bfloat16 matrix units that is faster than the fused kernel, whose backward does not use them.
+    """
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = list({id(part.config): part.config for part in parts}.values())
+    before = [config._attn_implementation for config in configs]
+    try:
+        for part in parts[:1]:
+            part.set_attn_implementation("eager")
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+
+
+@contextmanager
+def lean_forward(model: nn.Module) -> Iterator[None]:
+    """Within this context the model makes no key-value cache and computes no loss of its own."""
+
+    def no_loss(*args: Any, **kwargs: Any) -> Tensor:
+        return (kwargs["logits"] if "logits" in kwargs else args[0]).new_zeros(())
+
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = {id(part.config): part.config for part in parts}.values()
+    caching = [config for config in configs if getattr(config, "use_cache", False)]
+    losses = [(part, part.__dict__.get("_loss_function")) for part in parts]
+    try:
+        for config in caching:
+            config.use_cache = False
+        for part in parts:
+            part._loss_function = no_loss
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+        for part, own in losses:
+            if own is None:
+                del part._loss_function
+            else:
+                part._loss_function = own
