@@ -217,6 +217,9 @@ def sweep(values: Values) -> Values:
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder that ressa made, or any model.")],
     layers: Annotated[bool, typer.Option("--layers", help="Every layer, not only the towers.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw how sparse each block is, to this PNG file.")
+    ] = None,
     json_target: JsonTarget = None,
 ) -> None:
     """Count a model's zeros.
@@ -230,7 +233,7 @@ def inspect(
     _quiet()
     from ressa.commands.inspect import inspect_model
 
-    _show([inspect_model(model, layers=layers)], json_target)
+    _show([inspect_model(model, layers=layers, figure=figure)], json_target)
 
 
 @app.command()

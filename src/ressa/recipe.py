@@ -115,8 +115,14 @@ class PruneRecipe(_Recipe):
     """The connector's own pattern, or `dense`."""
     language: str | None = None
     """The language tower's own pattern, or `dense`."""
-    allocation: Literal["uniform"] = "uniform"
-    """How a tower's sparsity is spread over its layers."""
+    allocation: Literal["uniform", "ecoflap-first", "ecoflap-zeroth", "owl", "auto"] = "uniform"
+    """How sparsity is spread over layers: uniform, ecoflap-first, ecoflap-zeroth, owl or auto."""
+    budget: Literal["joint", "tower"] = "joint"
+    """joint: the towers that are pruned share one budget; tower: each keeps its own."""
+    choices: str | None = None
+    """With auto: the patterns to choose from beside dense, such as 6:8,4:8,2:4."""
+    plan: Path | None = None
+    """A plan file, or a folder that ressa pruned, whose plan to carry out instead."""
     calibration: str = EMBEDDED
     """The dataset folder of the calibration samples, or `embedded`."""
     split: str = "calibration"
@@ -168,6 +174,32 @@ class PruneRecipe(_Recipe):
         if "method" in info.data:
             get_method(info.data["method"]).check_options(value)
         return value
+
+    @field_validator("choices")
+    @classmethod
+    def _check_choices(cls, value: str | None, info: ValidationInfo) -> str | None:
+        from ressa.sparsity.pattern import parse_pattern
+
+        if value is None:
+            return None
+        if info.data.get("allocation") != "auto":
+            raise ValueError("only the allocation auto chooses among patterns: leave the choices out")
+        return ",".join(str(parse_pattern(part)) for part in value.split(","))
+
+    @model_validator(mode="after")
+    def _one_allocation(self) -> "PruneRecipe":
+        if self.allocation != "uniform" and self.choices is None:
+            exact = [text for text in self.towers().values() if ":" in text]
+            if exact:
+                raise ValueError(
+                    f"the allocation {self.allocation} gives each layer its own share of zeros, and {exact[0]} is "
+                    "a fixed pattern: give a share such as 0.5, or let auto choose among patterns (choices)"
+                )
+        if self.plan is not None and (self.allocation != "uniform" or self.scope == "global"):
+            raise ValueError(
+                "a plan says already what each layer gets: leave out the allocation and the scope"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_to_prune(self) -> "PruneRecipe":

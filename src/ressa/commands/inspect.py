@@ -1,14 +1,19 @@
 """`ressa inspect`: the zeros of a checkpoint, counted in its files."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from ressa.checkpoint import count_sparsity
 from ressa.commands.outcome import Outcome
 from ressa.report import layers_table, towers_table
+from ressa.report.plans import plan_bars, plan_blocks
 
 
-def inspect_model(model: str, *, layers: bool = False) -> Outcome:
-    """Count a folder's zeros by tower and, on request, by layer; check each pattern against the weights."""
+def inspect_model(model: str, *, layers: bool = False, figure: Path | None = None) -> Outcome:
+    """Count a folder's zeros by tower and, on request, by layer; check each pattern against the weights.
+
+    figure: where to draw how sparse each block is, as PNG.
+    """
     count = count_sparsity(model)
     details = [asdict(layer) for layer in count.layers]
     asked = any(layer.holds is not None for layer in count.layers)
@@ -19,6 +24,8 @@ def inspect_model(model: str, *, layers: bool = False) -> Outcome:
         "layers": details,
     }
     tables = [towers_table(data, model), *([layers_table(data)] if layers else [])]
+    if figure is not None:
+        plan_bars(plan_blocks(details), figure, f"{model}: zeros of each block")
     if not asked:
         return Outcome(data, tables, ["No pattern was asked of this model."])
     broken = [layer.name for layer in count.layers if layer.holds is False]

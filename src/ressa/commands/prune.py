@@ -1,11 +1,15 @@
 """`ressa prune`: load, draw calibration samples, plan, prune, save."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ressa.allocation.uniform import per_tower
-from ressa.anatomy import find_anatomy
+from ressa.allocation import Allocation, allocate, per_tower, read_plan, write_plan
+from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint import Manifest, Vlm, load, save
 from ressa.commands.inputs import draw_samples, find_device, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
@@ -25,11 +29,11 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
+    given = None if recipe.plan is None else read_plan(recipe.plan)
     device = find_device(recipe.device)
     samples = draw_samples(recipe.calibration, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     anatomy = find_anatomy(vlm.model)
-    plan = per_tower(anatomy, vlm.model, patterns(recipe))
     inputs = batches(vlm, samples, recipe.batch_size)
     calibration = {
         "name": recipe.calibration,
@@ -37,11 +41,16 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         "samples": len(samples),
         "fingerprint": fingerprint_samples(samples),
     }
-    with work_folder(recipe.output, {**identity, "calibrated": calibration}, force=force) as work:
+    begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
+    with work_folder(recipe.output, begun, force=force) as work:
+        if given is not None:
+            allocation = Allocation("given", given, 0.0)
+        else:
+            allocation = _allocation(recipe, vlm, anatomy, samples, device, work / "allocation.json")
         result = prune(
             vlm.model,
             inputs,
-            plan=plan,
+            plan=allocation.plan,
             method=recipe.method,
             anatomy=anatomy,
             seed=recipe.seed,
@@ -52,6 +61,13 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             tokens=recipe.tokens,
             alpha=recipe.alpha,
         )
+        made: dict[str, Any] = {
+            "allocation": {
+                "name": allocation.name,
+                "seconds": round(allocation.seconds, 1),
+                **allocation.details,
+            }
+        }
         manifest = Manifest(
             kind="pruned",
             source=recipe.model,
@@ -61,6 +77,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=result.plan.to_dict(),
             seconds=round(result.seconds, 1),
+            **made,
         )
         manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)
     return _outcome(recipe, manifest, f"The pruned model is in {recipe.output}.")
@@ -73,6 +90,42 @@ def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
         tower: None if text == DENSE else parse_pattern(text, scope=scope)
         for tower, text in recipe.towers().items()
     }
+
+
+def _allocation(
+    recipe: PruneRecipe,
+    vlm: Vlm,
+    anatomy: Anatomy,
+    samples: Sequence[Sample],
+    device: torch.device,
+    note: Path,
+) -> Allocation:
+    """The plan to carry out. One that took measuring is kept in `note` for a run that is cut short."""
+    asked = patterns(recipe)
+    if recipe.allocation == "uniform":
+        return Allocation("uniform", per_tower(anatomy, vlm.model, asked), 0.0)
+    if note.is_file():
+        made = json.loads(note.read_text(encoding="utf-8"))
+        return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
+    options: dict[str, Any] = {}
+    if recipe.choices is not None:
+        options["choices"] = [parse_pattern(text) for text in recipe.choices.split(",")]
+    # ECoFLaP takes a batch for one sample of the loss.
+    size = min(4, recipe.batch_size) if recipe.allocation.startswith("ecoflap") else recipe.batch_size
+    allocation = allocate(
+        recipe.allocation,
+        vlm.model,
+        batches(vlm, samples, size),
+        {tower: pattern.sparsity for tower, pattern in asked.items() if pattern is not None},
+        anatomy=anatomy,
+        joint=recipe.budget == "joint",
+        scope=get_method(recipe.method).scope,
+        seed=recipe.seed,
+        device=device,
+        **options,
+    )
+    write_plan(note, allocation)
+    return allocation
 
 
 def batches(vlm: Vlm, samples: Sequence[Sample], size: int) -> list[dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """One model at a time: its scores, the zeros of its towers, the zeros of its layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -28,9 +28,14 @@ def towers_table(count: Mapping[str, Any], title: str = "") -> Table:
     for tower, share in count["towers"].items():
         layers = [layer for layer in count["layers"] if layer["tower"] == tower]
         weights = sum(prod(layer["shape"]) for layer in layers)
-        asked = dict.fromkeys(layer["asked"] or NOTHING for layer in layers)
-        rows.append((tower, ", ".join(asked), f"{share:.2%}", str(len(layers)), f"{weights:,}"))
+        rows.append((tower, _asked(layers), f"{share:.2%}", str(len(layers)), f"{weights:,}"))
     return Table(title, ("tower", "asked", "zeros", "layers", "weights"), tuple(rows))
+
+
+def _asked(layers: Sequence[Mapping[str, Any]]) -> str:
+    """The patterns of a tower's layers; of many, how many there are."""
+    asked = dict.fromkeys(layer["asked"] or NOTHING for layer in layers)
+    return ", ".join(asked) if len(asked) <= 4 else f"{len(asked)} patterns"
 
 
 def manifest_table(manifest: Mapping[str, Any], title: str = "") -> Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -42,17 +43,18 @@ def plan_bars(
     _save(figure, path)
 
 
-def plan_blocks(
-    layers: Sequence[tuple[str, str, tuple[int, int], float]], blocks: Mapping[str, Sequence[str]]
-) -> list[tuple[str, str, list[tuple[float, int]]]]:
-    """What `plan_bars` draws. layers: (name, tower, shape, share of zeros). blocks: block → its layers' names."""
-    known = {name: (tower, shape[0] * shape[1], share) for name, tower, shape, share in layers}
-    found = []
-    for block, names in blocks.items():
-        members = [known[name] for name in names if name in known]
-        if members:
-            tower = members[0][0]
-            number = block.rpartition(".")[2]
-            label = f"{tower} {number}" if number.isdigit() else block.split(".")[-1]
-            found.append((label, tower, [(share, size) for _, size, share in members]))
-    return found
+def plan_blocks(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[tuple[float, int]]]]:
+    """What `plan_bars` draws. layers: `name`, `tower`, `shape` and `sparsity` of each, in order. A block is what
+    shares a name up to its first number (`encoder.block.3.layer.0.…` → `encoder 3`), else a module."""
+    blocks: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    labels: dict[tuple[str, str], str] = {}
+    for layer in layers:
+        parts = layer["name"].split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        end = len(parts) - 1 if number is None else number + 1
+        key = (".".join(parts[:end]), layer["tower"])
+        holder = parts[max(0, end - 3)] if number is not None else parts[max(0, end - 1)]
+        labels[key] = f"{holder} {parts[number]}" if number is not None else holder
+        size = layer["shape"][0] * layer["shape"][1]
+        blocks.setdefault(key, []).append((layer["sparsity"], size))
+    return [(labels[key], key[1], members) for key, members in blocks.items()]
