@@ -1,6 +1,6 @@
 """The dense model that repair learns from: the student's own weights without masks, or a model beside it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -41,26 +41,17 @@ class SharedTeacher:
 
 
 class SeparateTeacher:
-    """A dense model of its own, moved to the batch's device at the first call.
+    """A dense model of its own, moved to the batch's device at the first call."""
 
-    autocast: makes the precision context the student runs in.
-    """
-
-    def __init__(
-        self, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]] | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.network = model.eval()
-        self.autocast = autocast
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
         device = next(iter(inputs.values())).device
         if next(self.network.parameters()).device != device:
             self.network.to(device)
         with torch.no_grad():
-            if self.autocast is None:
-                return self.network(**inputs)
-            with self.autocast():
-                return self.network(**inputs)
+            return self.network(**inputs)
 
 
 def dense_teacher(model: nn.Module) -> AbstractContextManager[nn.Module]:

@@ -38,6 +38,7 @@ class RepairTrainer(Trainer):
         config: weights, temperature and forms of the losses.
         shift: whether logits predict the next label (decoder-only) or their own (encoder-decoder).
         teacher: the dense model, or cache: its logits on disk; one of them where the config weighs it.
+        bf16: run under autocast to bfloat16 (not the Trainer's own, which copies all logits to float32).
         blocks: names of the blocks whose outputs hidden-state distillation compares.
         learning_rates: parameter name → learning rate, where it is not the common one.
     """
@@ -51,6 +52,7 @@ class RepairTrainer(Trainer):
         shift: bool,
         teacher: Teacher | None = None,
         cache: CachedLogits | None = None,
+        bf16: bool = False,
         blocks: Sequence[str] = (),
         learning_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
@@ -61,6 +63,7 @@ class RepairTrainer(Trainer):
         self.shift = shift
         self.teacher = teacher
         self.cache = cache
+        self.bf16 = bf16
         self.blocks = list(blocks) if config.hidden_weight else []
         self.learning_rates = dict(learning_rates or {})
         self.task_loss = TaskLoss()
@@ -110,6 +113,7 @@ class RepairTrainer(Trainer):
             with recorded_outputs(self.teacher.network, self.blocks, theirs):
                 teacher_logits = logits_of(self.teacher(inputs))
             teacher_logits, targets = self._positions(teacher_logits, labels)
+            torch.clear_autocast_cache()  # weights cast without gradients are of no use to the student
             theirs = [self._positions(states, labels)[0] for states in theirs]
         with recorded_outputs(self.network, self.blocks, ours):
             outputs = model(**inputs)
@@ -161,6 +165,10 @@ class RepairTrainer(Trainer):
                 logs[name] = total.item()
             self._parts.clear()
         super().log(logs, *args, **kwargs)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """The precision in which `compute_loss` runs."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, self.bf16, cache_enabled)
 
     # -- what is trained ----------------------------------------------------------------------------------
 

@@ -75,6 +75,9 @@ def train(
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
+        bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and _fast_bfloat16(find_device(config))
+        )
         cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
         if cache is not None:
@@ -89,6 +92,7 @@ def train(
             config=config,
             shift=not batcher.encoder_decoder,
             cache=cache,
+            bf16=bf16,
             blocks=[block.name for chain in decoders for block in chain.blocks],
             learning_rates=_learning_rates(student, anatomy, config),
         )
@@ -101,8 +105,8 @@ def train(
         elif dense is not None:
             stack.enter_context(restored(dense))
             stack.enter_context(lean_forward(dense))
-            trainer.teacher = SeparateTeacher(dense, trainer.accelerator.autocast)
-        if arguments.use_cpu and (arguments.bf16 or next(student.parameters()).dtype is torch.bfloat16):
+            trainer.teacher = SeparateTeacher(dense)
+        if arguments.use_cpu and (bf16 or next(student.parameters()).dtype is torch.bfloat16):
             for network in {student, dense or student}:
                 stack.enter_context(eager_attention(network))
         if config.gradient_checkpointing:
@@ -111,11 +115,7 @@ def train(
         if arguments.process_index == 0:
             bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
             trainer.add_callback(Progress(bar, "Repairing"))
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            for name in ("forward", "_original_forward"):  # accelerate's autocast wrapper
-                student.__dict__.pop(name, None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -124,12 +124,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
     on_cpu = find_device(config).type == "cpu"
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and (not on_cpu or _fast_bfloat16()))
     arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=on_cpu,
-        bf16=bf16,
-        fp16=False,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
@@ -177,8 +174,12 @@ def find_device(config: RepairConfig) -> torch.device:
     return torch.device(kind)
 
 
-def _fast_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix units (AMX); without them bfloat16 is slower than float32."""
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 matrix units; a CPU without them (AMX) is slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
 

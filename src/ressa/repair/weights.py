@@ -88,8 +88,8 @@ def restored(model: nn.Module) -> Iterator[None]:
             if name not in before:  # an error left something in the model
                 continue
             device, dtype, trainable = before[name]
-            tensor.data = tensor.data.to(device, dtype)
             tensor.grad = None
+            tensor.data = tensor.data.to(device, dtype)
             tensor.requires_grad_(trainable)
         model.train(training)
 
