@@ -134,5 +134,7 @@ def _tried_out(model: Any, batcher: Batcher, pairs: Sequence[Sample]) -> ImageFi
         scores = quick.score(quick.read(pairs[0]), batcher.targets(pairs))
     except (StopIteration, TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError):
         return None
-    tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
-    return quick if torch.allclose(scores, expected, rtol=tolerance, atol=tolerance) else None
+    # In half precision a token's logit is good to about 0.05, and a target sums some twenty of them; reading the image
+    # wrongly costs far more than that.
+    relative, absolute = (1e-3, 1e-3) if model.dtype == torch.float32 else (5e-2, 1.0)
+    return quick if torch.allclose(scores, expected, rtol=relative, atol=absolute) else None
