@@ -33,8 +33,8 @@ from ressa.files import write_json
 from ressa.provenance import versions
 from ressa.repair import sparse_lora_layer
 from ressa.repair.config import RepairConfig
+from ressa.repair.forward import lean_forward
 from ressa.repair.student import make_student
-from ressa.repair.trainer import lean_forward
 from ressa.repair.training import train
 from ressa.repair.weights import mask_weights, weight_of
 from ressa.sparsity.mask import unpack_mask
@@ -209,6 +209,7 @@ def measure(
         batch_size=shape.batch,
         steps=steps + WARM_UP,
         checkpoints=0,
+        precision="auto" if device == "cuda" else "fp32",
     )
     teacher: nn.Module | None = None
     if form == "LoRA, second teacher":

@@ -47,11 +47,12 @@ class SeparateTeacher:
         self.network = model.eval()
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
-        device = next(iter(inputs.values())).device
-        if next(self.network.parameters()).device != device:
+        weight, device = next(self.network.parameters()), next(iter(inputs.values())).device
+        if weight.device != device:
             self.network.to(device)
+        cast = {name: x.to(weight.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         with torch.no_grad():
-            return self.network(**inputs)
+            return self.network(**cast)
 
 
 def dense_teacher(model: nn.Module) -> AbstractContextManager[nn.Module]:
