@@ -9,6 +9,7 @@ from ressa.recipe import (
     EvaluateRecipe,
     PruneRecipe,
     RepairRecipe,
+    SweepRecipe,
     from_yaml,
     make_recipe,
     read_recipes,
@@ -25,6 +26,7 @@ EXAMPLES = [
         model="p", dense="m", output="o", learning_rate=3e-5, mixture="captions", options={"warmup_steps": 5}
     ),
     EvaluateRecipe(model="m", tasks=["vqa", "retrieval"], limit=10),
+    SweepRecipe(model="m", output="o", figure="modality", seeds=[0, 2]),
     DemoRecipe(model="embedded-llava"),
 ]
 
