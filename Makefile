@@ -1,4 +1,5 @@
 # make demo    the whole story on the embedded model, from nothing: python3 >= 3.11 and PyPI are enough
+#              (make demo DEMO="--model embedded-llava" hands options on)
 # make test    ruff, mypy and every test, from nothing
 # make lint    ruff and mypy alone
 # make clean   remove the environment and the caches; runs/ (your results) stays
