@@ -139,6 +139,9 @@ def test_choices_save_at_least_the_budget(granularity):
 
 
 def test_what_cannot_be_measured_is_refused():
+    family = FAMILIES["blip-vqa"]
+    with pytest.raises(UsageError, match="no logits"):
+        auto(family.model(), [family.batch(0)], {"vision": 0.5})
     model, batches, _ = setting("llava")
     wordless = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     with pytest.raises(UsageError, match="samples with targets"):

@@ -1,6 +1,6 @@
 """auto: spend the budget where the dense model's words change least (docs/allocation.md says what was tried).
 
-Shares of zeros: starting from a uniform plan, layers where a further zero costs more than the average get
+Shares of zeros: starting from what is asked for each tower, layers where a further zero costs more than the average get
 fewer, the others more, until it costs about the same everywhere, which is the condition for a least loss at a
 fixed budget. Costs are measured at the current plan (`slopes`). The plan is the mean of the later steps.
 
@@ -99,7 +99,7 @@ def _descend(
     reach: float,
     details: dict[str, Any],
 ) -> dict[str, Pattern]:
-    uniform = {layer.name: pool.sparsity for pool in pools for layer in pool.layers}
+    uniform = {layer.name: layer.asked for pool in pools for layer in pool.layers}
     shares = dict(uniform)
     running: dict[str, float] = {}
     visited: list[dict[str, float]] = []

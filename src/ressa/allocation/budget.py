@@ -17,7 +17,8 @@ Granularity = Literal["block", "layer"]
 @dataclass(frozen=True)
 class Layer:
     """One prunable linear. group: what gets one sparsity together. cost: what a weight of it costs to keep, 1
-    or, where multiply-adds are counted, the positions of a sample that go through it."""
+    or, where multiply-adds are counted, the positions of a sample that go through it. asked: the share of
+    zeros asked for its tower."""
 
     name: str
     tower: str
@@ -25,6 +26,7 @@ class Layer:
     rows: int
     width: int
     cost: float = 1.0
+    asked: float = 0.0
 
     @property
     def size(self) -> float:
@@ -88,6 +90,7 @@ def make_pools(
                 modules[name].weight.shape[0],
                 modules[name].weight.shape[1],
                 1.0 if costs is None else costs[name],
+                share,
             )
             for block in anatomy.blocks(tower)
             for name in block.linears

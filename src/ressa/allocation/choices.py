@@ -74,10 +74,10 @@ def _fitting(layers: Sequence[Layer], choices: Sequence[Pattern]) -> list[Patter
 
 
 def _uniform(pool: Pool, offered: Mapping[str, Sequence[Pattern]]) -> dict[str, Pattern]:
-    """Every group's least sparse choice that meets the pool's share, else its sparsest."""
+    """Every group's least sparse choice that meets the share asked for its tower, else its sparsest."""
     plan: dict[str, Pattern] = {}
-    for name in pool.groups():
-        enough = [p for p in offered[name] if p.sparsity >= pool.sparsity - 1e-9]
+    for name, layers in pool.groups().items():
+        enough = [p for p in offered[name] if p.sparsity >= layers[0].asked - 1e-9]
         plan[name] = (
             min(enough, key=lambda p: p.sparsity) if enough else max(offered[name], key=lambda p: p.sparsity)
         )

@@ -52,7 +52,12 @@ class Outputs:
     def logits(self, index: int) -> Tensor:
         """fp32 (tokens, vocabulary) at the supervised tokens of one batch."""
         batch = self.batches[index]
-        logits = self.model(**batch).logits
+        logits = getattr(self.model(**batch), "logits", None)
+        if logits is None:
+            raise UsageError(
+                f"{type(self.model).__name__} gives no logits for its words, so nothing can be measured on it: "
+                "use the allocation uniform or owl."
+            )
         labels = self._labels(batch)
         rows = logits[:, :-1] if self.shift else logits
         return rows[:, -labels.shape[1] :][labels != IGNORED].float()
