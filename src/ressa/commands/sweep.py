@@ -71,9 +71,13 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     result = {"figure": figure, "recipe": {**recipe.model_dump(mode="json", exclude={"output", "device"})}}
     write_json(written["json"], {**result, "rows": rows})
     write_csv(rows, written["csv"])
-    sweep_figure(rows, figure, written["png"], f"{name}, {len(recipe.seeds)} seeds (dashed: the paper's)")
+    sweep_figure(rows, figure, written["png"], f"{name}, {_count(recipe.seeds)} (dashed: the paper's)")
     return Outcome(
         {"output": str(output), **result, "rows": rows},
         [sweep_table(rows, f"{name}, % of dense")],
         [f"{written['csv']} and {written['png']} are written."],
     )
+
+
+def _count(seeds: Sequence[int]) -> str:
+    return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"

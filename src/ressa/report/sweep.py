@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 PAPER_DENSE = 49.5
 """The dense average of the curves below."""
 
-# RESSA (arXiv 2404.02424), Figures 1 and 2, InstructBLIP: series → x → average; per cent of PAPER_DENSE is drawn.
+# RESSA (arXiv 2404.02424), read off its figures: series → x → average; per cent of PAPER_DENSE is drawn.
 PAPER: dict[str, dict[str, dict[str, float]]] = {
     "allocation": {
         "sum 100 %": dict(
