@@ -48,8 +48,8 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     results = _results(recipe)
     write_json(recipe.output / RESULTS, results)
     rows = {name: results[name] for name in MODELS}
-    title = f"{recipe.model}: {recipe.method} {recipe.pattern} on vision and language, then SparseLoRA"
-    comparison_bars(rows, recipe.output / FIGURE, title)
+    title = f"{recipe.model}, {recipe.method} {recipe.pattern}"
+    comparison_bars(rows, recipe.output / FIGURE, f"{title} on vision and language, repaired with SparseLoRA")
     return Outcome(results, [comparison_table(rows, title)], _conclusion(recipe, results))
 
 
