@@ -143,7 +143,7 @@ def demo(values: Values) -> Values:
     \b
     Example:
       ressa demo
-      ressa demo --model embedded-llava --output runs/llava
+      ressa demo --output runs/4-8 --pattern 4:8
     """
     return values
 
@@ -158,7 +158,7 @@ def prune(values: Values) -> Values:
 
     \b
     Example:
-      ressa prune embedded -o runs/pruned --pattern 2:4
+      ressa prune embedded-llava -o runs/pruned --pattern 2:4
       ressa prune ./llava -o runs/llava --sparsity 0.5 --vision dense --calibration ./coco
     """
     sparsity = values.pop("sparsity")
@@ -191,7 +191,7 @@ def evaluate(values: Values) -> Values:
 
     \b
     Example:
-      ressa evaluate embedded --limit 200
+      ressa evaluate embedded-llava --limit 200
       ressa evaluate runs/repaired --tasks vqa,caption --data ./coco --json scores.json
     """
     return values

@@ -376,8 +376,8 @@ class DemoRecipe(_Recipe):
     """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
 
     command: Literal["demo"] = "demo"
-    model: str = EMBEDDED
-    """`embedded` (InstructBLIP's architecture) or `embedded-llava` (LLaVA's)."""
+    model: str = "embedded-llava"
+    """An embedded model, or any other with a dataset folder of its own."""
     output: Path = Path("runs/demo")
     """The folder to write."""
     data: str = EMBEDDED

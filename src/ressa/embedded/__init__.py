@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ressa.embedded.dataset import SIZES, dataset_folder
+from ressa.errors import UsageError
 
 __all__ = ["MODELS", "SIZES", "dataset_folder", "model_folder"]
 
@@ -10,7 +11,14 @@ MODELS = ("embedded", "embedded-llava")
 
 
 def model_folder(name: str) -> Path:
-    """The checkpoint folder of an embedded model: `embedded` (InstructBLIP) or `embedded-llava`. KeyError otherwise."""
+    """The checkpoint folder of an embedded model, `embedded` (InstructBLIP) or `embedded-llava`.
+
+    Raises KeyError for another name, UsageError where the model is not shipped with this installation.
+    """
     if name not in MODELS:
         raise KeyError(name)
-    return Path(__file__).parent / "models" / name
+    folder = Path(__file__).parent / "models" / name
+    if not (folder / "config.json").is_file():
+        there = ", ".join(other for other in MODELS if (folder.parent / other / "config.json").is_file())
+        raise UsageError(f"'{name}' is not shipped with this version of ressa yet: use {there or 'a model folder'}.")
+    return folder
