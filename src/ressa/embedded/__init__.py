@@ -20,5 +20,7 @@ def model_folder(name: str) -> Path:
     folder = Path(__file__).parent / "models" / name
     if not (folder / "config.json").is_file():
         there = ", ".join(other for other in MODELS if (folder.parent / other / "config.json").is_file())
-        raise UsageError(f"'{name}' is not shipped with this version of ressa yet: use {there or 'a model folder'}.")
+        raise UsageError(
+            f"'{name}' is not shipped with this version of ressa yet: use {there or 'a model folder'}."
+        )
     return folder
