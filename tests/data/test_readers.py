@@ -12,7 +12,7 @@ from ressa.data.image_folder import ImageFolder
 from ressa.data.karpathy import read_karpathy
 from ressa.data.vqa import most_common, read_vqa
 from ressa.errors import UsageError
-from tests.data.datasets import image_name, tiny_dataset, write
+from tests.data.tiny_folders import image_name, tiny_dataset, write
 
 
 @pytest.fixture

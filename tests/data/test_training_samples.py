@@ -6,7 +6,7 @@ import pytest
 
 from ressa.data import training_samples
 from ressa.errors import UsageError
-from tests.data.datasets import tiny_dataset
+from tests.data.tiny_folders import tiny_dataset
 
 
 @pytest.fixture
