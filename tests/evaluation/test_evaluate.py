@@ -16,8 +16,8 @@ from ressa.evaluation import TASKS, evaluate, generation
 from ressa.evaluation.metrics import cider
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from ressa.evaluation.shared_vision import shared_vision
-from tests.data.tiny_folders import tiny_dataset
 from tests.data.more_vlms import llava_next
+from tests.data.tiny_folders import tiny_dataset
 from tests.data.vlms import VLMS
 
 
