@@ -80,6 +80,19 @@ def test_what_is_not_ours_is_not_overwritten(ressa, world, tmp_path):
     assert os.listdir(tmp_path / "mine") == ["letter.txt"]
 
 
+def test_what_a_run_reads_is_never_replaced(ressa, world, pruned, tmp_path):
+    model = tmp_path / "models" / "llava"
+    shutil.copytree(world.llava, model)
+    for output in (model, model.parent):
+        said = ressa("prune", model, "-o", output, "--calibration", world.data, "--force")
+        assert said.status == 2
+        assert "which is read" in said.sentence
+    said = ressa("repair", pruned, "-o", pruned, "--data", world.data, "--force")
+    assert "which is read" in said.sentence
+    assert os.listdir(tmp_path) == ["models"]
+    assert sorted(os.listdir(model)) == sorted(os.listdir(world.llava))
+
+
 def test_inspect_counts_in_the_weights(ressa, world, tmp_path):
     ressa(*prune_arguments(world, tmp_path / "pruned", "--vision", "dense"))
     data = json.loads(ressa("inspect", tmp_path / "pruned", "--json").out)

@@ -13,7 +13,7 @@ from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint import Manifest, Vlm, load, save
 from ressa.commands.inputs import draw_samples, find_device, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
-from ressa.commands.target import finished, work_folder
+from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.data import Batcher, Sample
 from ressa.methods import get_method
 from ressa.provenance import versions
@@ -25,6 +25,7 @@ from ressa.sparsity import Pattern, parse_pattern
 
 def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     """Prune as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
+    refuse_overlap(recipe.output, recipe.model, recipe.calibration, recipe.plan)
     identity = recipe.identity()
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:

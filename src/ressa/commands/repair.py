@@ -6,7 +6,7 @@ from pathlib import Path
 from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
 from ressa.commands.inputs import draw_samples, find_device, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.commands.target import finished, work_folder
+from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
 from ressa.repair import repair
@@ -16,6 +16,7 @@ from ressa.report import manifest_table
 def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     """Repair as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
     pruned = read_manifest(recipe.model)
+    refuse_overlap(recipe.output, recipe.model, recipe.dense or pruned.source, recipe.data)
     # The same recipe on a folder that was pruned anew since is another repair.
     parent = fingerprint([json.dumps([pruned.recipe, pruned.plan, pruned.versions], sort_keys=True)])
     identity = {**recipe.identity(), "parent": parent}

@@ -12,6 +12,14 @@ from ressa.errors import UsageError
 from ressa.files import write_json
 
 
+def refuse_overlap(output: Path, *inputs: str | Path | None) -> None:
+    """Raises UsageError if writing `output` would replace one of the folders that the run reads."""
+    written = output.resolve()
+    for name in inputs:
+        if name is not None and Path(name).exists() and Path(name).resolve().is_relative_to(written):
+            raise UsageError(f"{output} holds {name}, which is read: choose another --output.")
+
+
 def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest | None:
     """The manifest at `output` if it is this very recipe's result; None if nothing is there, or on `force`.
 
