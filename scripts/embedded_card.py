@@ -80,9 +80,7 @@ def card(name: str, scores: dict) -> str:
         constant=scores["baselines"]["constant"],
         blind=blind["all"],
         device=training["versions"].get("device", "CPU"),
-        steps=training["recipe"]["steps"],
-        seed=training["recipe"]["seed"],
-        scenes=training["recipe"]["scenes"],
+        **{key: training["recipe"][key] for key in ("seed", "scenes", "vision_steps", "steps")},
     )
 
 
@@ -101,10 +99,11 @@ can be tried, tested and measured without a download. It was trained from scratc
 
 The best constant answer scores {constant:.1f} %, the best question-only (blind) guess {blind:.1f} %.
 
-- **Data**: {scenes:,} scenes of the `train` split (seed {seed}), drawn by `ressa.embedded`: 1–5 of 209 objects on a
+- **Data**: {scenes} scenes of the `train` split (seed {seed}), drawn by `ressa.embedded`: 1–5 of 209 objects on a
   coloured, patterned canvas of 112 px. Graphics: OpenMoji 17 (https://openmoji.org), CC BY-SA 4.0.
-- **Training**: `python scripts/train_embedded.py {name} --output … --work …` on one {device}: the vision tower
-  first names what each patch shows, then the whole VLM learns questions and captions ({steps:,} steps).
+- **Training**: `python scripts/train_embedded.py {name} --output … --work … --seed {seed} --scenes {scenes}
+  --vision-steps {vision_steps} --steps {steps}` on one {device}: the vision tower first names what each patch shows,
+  then the whole VLM learns questions and captions.
   `training.json` holds the recipe and versions, `training_log.jsonl` the log, `training.png` the curves.
 - **Evaluation**: `python scripts/embedded_card.py {name}`; `evaluation.json` holds every number.
 - **What it cannot do**: anything but such scenes. It knows 209 objects, about 550 words and nothing of photographs; it

@@ -372,16 +372,18 @@ class Run:
                 saved = time.time()
             if out_of_time and done < steps:
                 return False
-        if first >= steps:
-            module.load_state_dict(state["module"])
         return True
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.model.vision_model if hasattr(self.model, "qformer") else self.model.model.vision_tower
 
     def vision_stage(self, train: dict[str, Tensor]) -> bool:
         recipe = self.recipe
         namer = PatchNamer(self.model).to(self.device)
         forward = self.compile(namer)
-        tower = self.model.vision_model if hasattr(self.model, "qformer") else self.model.model.vision_tower
-        groups = [{"params": [*tower.parameters(), *namer.head.parameters()], "lr": recipe.vision_lr}]
+        groups = [{"params": [*self.tower.parameters(), *namer.head.parameters()], "lr": recipe.vision_lr}]
 
         def batch_loss(draws: torch.Generator) -> tuple[Tensor, Tensor]:
             rows = torch.randint(
@@ -399,8 +401,7 @@ class Run:
         prompt = self.processor.tokenizer(CAPTION, add_special_tokens=False)["input_ids"]
         trainer = TRAINERS[self.name](self.model, recipe, prompt).to(self.device)
         forward = self.compile(trainer)
-        tower = self.model.vision_model if hasattr(self.model, "qformer") else self.model.model.vision_tower
-        slow = {id(p) for p in tower.parameters()}
+        slow = {id(p) for p in self.tower.parameters()}
         groups = [
             {"params": [p for p in self.model.parameters() if id(p) not in slow], "lr": recipe.lr},
             {"params": [p for p in self.model.parameters() if id(p) in slow], "lr": recipe.tower_lr},

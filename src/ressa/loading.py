@@ -13,9 +13,8 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from ressa.anatomy import find_anatomy
+from ressa.embedded import MODELS, model_folder
 from ressa.errors import UsageError
-
-EMBEDDED = ("embedded", "embedded-llava")
 
 
 @dataclass
@@ -62,9 +61,7 @@ def load(
 
 def find(spec: str | Path) -> Path | str:
     """The folder that a spec names, or the hub id that it is. Raises UsageError if it can be neither."""
-    if spec in EMBEDDED:
-        from ressa.embedded import model_folder
-
+    if spec in MODELS:
         spec = model_folder(str(spec))
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -96,7 +93,7 @@ def explained(source: str) -> Iterator[None]:
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         reason = reason.rstrip(".:")
-        if Path(source).is_dir() or source in EMBEDDED:
+        if Path(source).is_dir() or source in MODELS:
             raise UsageError(
                 f"{source} cannot be loaded ({reason}): give a complete checkpoint of a family that this "
                 "version of transformers knows."

@@ -90,11 +90,8 @@ def _choose(rng: random.Random, count: int, novel: bool) -> list[Thing]:
         kinds = count - min(copies, count) + 1
         chosen = rng.sample(catalogue, kinds)
         reserved = any(held_out(a.index, b.index) for i, a in enumerate(chosen) for b in chosen[:i])
-        if reserved != novel and not (novel and kinds < 2):
-            continue
-        if novel and kinds < 2:
-            continue
-        return chosen + [chosen[0]] * (count - kinds)
+        if reserved == novel:
+            return chosen + [chosen[0]] * (count - kinds)
 
 
 def _place(rng: random.Random, chosen: list[Thing]) -> tuple[Placed, ...] | None:
