@@ -1,0 +1,376 @@
+"""Methods × patterns × repairs × seeds on one model: every task's score, side by side.
+
+    python benchmarks/compare.py embedded-llava -o runs/compare                          # methods × patterns
+    python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda,sparsegpt \\
+        --repairs none,reconstruct,lora,lora_remask,masked_finetune,task,kd,both         # repairs
+    python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda --patterns 2:4 \\
+        --repairs "both,both kd_weight=0.5,both rank_language=4"                          # ablations
+    python benchmarks/compare.py embedded-llava -o runs/compare --smoke                   # seconds, on any machine
+
+Every cell goes through `ressa prune`, `ressa repair` and `ressa evaluate`, from folder to folder; vision and language
+are pruned alike, the connector is not. A seed draws the calibration and the training samples; the test images are
+the same for all. Every finished cell is a file, so a run that was cut short goes on, and a wider one adds to it.
+`--jobs` cells run at a time, spread over the GPUs there are. The tables go to `MODEL.md` and `MODEL.csv`.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+from ressa.files import write_json, write_text
+from ressa.recipe import TASKS, EvaluateRecipe, PruneRecipe, RepairRecipe
+from ressa.report import Table, recovered
+from ressa.report.table import task_title
+from ressa.sweep import relative
+
+NONE = "none"
+REPAIRS: dict[str, dict[str, Any]] = {
+    "reconstruct": {"method": "reconstruct"},
+    "lora": {"method": "lora"},
+    "lora_remask": {"method": "lora_remask"},
+    "masked_finetune": {"method": "masked_finetune"},
+    "task": {"objective": "task"},
+    "kd": {"objective": "kd"},
+    "both": {},
+    "warm_start": {"warm_start": True},
+}
+"""Name → options of `ressa.repair.RepairConfig`; what is not named is SparseLoRA with task loss and distillation."""
+
+# Each trains at the best of the rates 3e-4, 1e-3 and 3e-3 at 2:4 and 70 %, seed 0 (docs/results.md).
+RATES: dict[str, float] = {}
+METHODS: dict[str, dict[str, Any]] = {"atv": {"method": "wanda", "tokens": "atv"}}
+"""Name → keys of the prune recipe, where the name is not simply the method's."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model that is scored: pruned by a method to a pattern, perhaps repaired, with a seed."""
+
+    method: str
+    pattern: str
+    seed: int
+    repair: str = NONE
+
+    @property
+    def pruned(self) -> "Cell":
+        return Cell(self.method, self.pattern, self.seed)
+
+    @property
+    def name(self) -> str:
+        return "-".join((self.method, self.pattern.replace(":", "_"), str(self.seed), self.repair)).replace(
+            " ", "-"
+        )
+
+
+DENSE = Cell("dense", "", 0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cells of a run share: the model, the sizes, where everything is kept."""
+
+    model: str
+    folder: Path
+    calibration_samples: int
+    samples: int
+    batch_size: int
+    limit: int
+    pool: int
+    tasks: tuple[str, ...]
+    device: str
+
+    def prune(self, cell: Cell) -> PruneRecipe:
+        keys = METHODS.get(cell.method, {"method": cell.method})
+        return PruneRecipe(
+            model=self.model,
+            output=self.folder / "pruned" / cell.pruned.name,
+            pattern=cell.pattern,
+            samples=self.calibration_samples,
+            seed=cell.seed,
+            device=self.device,
+            **keys,
+        )
+
+    def repair(self, cell: Cell) -> RepairRecipe:
+        """The repair a cell names; after the name, "key=value" changes a key of the recipe or an option."""
+        name, *changes = cell.repair.split()
+        keys: dict[str, Any] = {
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "learning_rate": RATES.get(name, 1e-3),
+            "rank_vision": 8,
+            "rank_connector": 2,
+            "rank_language": 16,
+        }
+        options: dict[str, Any] = {"checkpoints": 0, **REPAIRS[name]}
+        for change in changes:
+            key, _, text = change.partition("=")
+            (keys if key in RepairRecipe.model_fields else options)[key] = yaml.safe_load(text)
+        return RepairRecipe(
+            model=str(self.prune(cell).output),
+            dense=self.model,
+            output=self.folder / "repaired" / cell.name,
+            seed=cell.seed,
+            device=self.device,
+            options=options,
+            **keys,
+        )
+
+    def evaluate(self, model: str | Path) -> EvaluateRecipe:
+        return EvaluateRecipe(
+            model=str(model),
+            tasks=self.tasks,
+            limit=self.limit,
+            pool=self.pool,
+            batch_size=64,
+            device=self.device,
+        )
+
+    def point(self, cell: Cell) -> Path:
+        return self.folder / "points" / self.model / f"{cell.name}.json"
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """What decides a cell's scores, as JSON-able data."""
+        found: dict[str, Any] = {"evaluate": self.evaluate(self.model).identity()}
+        if cell != DENSE:
+            found["prune"] = self.prune(cell).identity()
+        if cell.repair != NONE:
+            found["repair"] = self.repair(cell).identity() | {"model": None}
+        return found
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """A finished cell; None where there is none of these settings."""
+        path = self.point(cell)
+        point = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return point if point and point["identity"] == self.identity(cell) else None
+
+
+def settle(numbers: Any, quiet: bool) -> None:
+    """In a new worker process: one GPU of those there are, one thread, no bars over each other."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else _gpus()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.get() % len(gpus)]
+    if quiet:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def run(study: Study, cell: Cell) -> dict[str, Any]:
+    """Make a cell's model, score it, and note both."""
+    import torch
+
+    from ressa.checkpoint import read_manifest
+    from ressa.commands.evaluate import run_evaluate
+    from ressa.commands.prune import run_prune
+    from ressa.commands.repair import run_repair
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    point: dict[str, Any] = {"identity": study.identity(cell)}
+    model: str | Path = study.model
+    if cell != DENSE:
+        recipe = study.prune(cell)
+        run_prune(recipe)
+        model = recipe.output
+        point["prune_seconds"] = read_manifest(model).seconds
+    if cell.repair != NONE:
+        repair = study.repair(cell)
+        run_repair(repair, force=True)
+        model = repair.output
+        manifest = read_manifest(model)
+        training = manifest.model_dump(mode="json")["training"]
+        point |= {"repair_seconds": manifest.seconds, "teacher": training["teacher"]}
+        point |= {"trained": training["trained"], "steps": training["steps"]}
+        point["loss"] = [entry["loss"] for entry in training["history"]][-1:]
+    found = run_evaluate(study.evaluate(model)).data
+    point |= {key: found[key] for key in ("tasks", "average", "sparsity", "versions", "data")}
+    point["seconds"] = round(time.perf_counter() - started, 1)
+    write_json(study.point(cell), point)
+    if cell.repair != NONE:
+        shutil.rmtree(model)
+    return point
+
+
+def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
+    """Run the cells that are missing, prunings before the repairs that start from them; how many failed."""
+    missing = [cell for cell in cells if study.read(cell) is None]
+    phases = [
+        [c for c in missing if c == DENSE],
+        list(
+            dict.fromkeys(
+                c.pruned
+                for c in missing
+                if c != DENSE and not (c.repair != NONE and study.prune(c).output.is_dir())
+            )
+        ),
+        [c for c in missing if c.repair != NONE],
+    ]
+    total, done, failed, started = sum(map(len, phases)), 0, 0, time.perf_counter()
+    context = get_context("spawn")
+    numbers: Any = context.Queue()
+    for number in range(jobs):
+        numbers.put(number)
+    with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=(numbers, jobs > 1)) as pool:
+        for phase in phases:
+            running = {pool.submit(run, study, cell): cell for cell in phase}
+            for future in as_completed(running):
+                cell, done = running[future], done + 1
+                left = (time.perf_counter() - started) / done * (total - done)
+                try:
+                    said = f"average {future.result()['average']:.1f}, {future.result()['seconds']:.0f} s"
+                except Exception as problem:
+                    failed += 1
+                    said = f"failed: {''.join(traceback.format_exception(problem))}"
+                print(f"[{done}/{total}, {left / 60:.1f} min left] {cell.name}: {said}", flush=True)
+    return failed
+
+
+# -- tables -------------------------------------------------------------------------------------------------
+
+
+def scores(point: Mapping[str, Any]) -> dict[str, float]:
+    return {task: found["score"] for task, found in point["tasks"].items()}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def table(study: Study, cells: Sequence[Cell], pattern: str, dense: Mapping[str, Any]) -> Table:
+    """One row a method and repair, over the seeds.
+
+    "% of dense": mean over tasks of the score in per cent of the dense model's. "gain": the average's, in per cent of
+    the pruned model's average. "recovered": the share of the average that pruning lost and repair brought back.
+    """
+    tasks = list(dense["tasks"])
+    titles = [task_title(task, dense["tasks"][task]) for task in tasks]
+    columns = ("", *titles, "average", "% of dense", "gain", "recovered", "zeros V / L", "seeds")
+    first = [f"{score:.1f}" for score in (*scores(dense).values(), dense["average"], 100.0)]
+    rows: list[tuple[str, ...]] = [("dense", *first, "", "", "", "")]
+    for method, repair in dict.fromkeys((c.method, c.repair) for c in cells if c.pattern == pattern):
+        mine = [c for c in cells if (c.method, c.pattern, c.repair) == (method, pattern, repair)]
+        pairs = [(study.read(c), study.read(c.pruned)) for c in mine]
+        points = [point for point, _ in pairs if point]
+        if not points:
+            continue
+        gains, shares = [], []
+        for point, pruned in pairs:
+            if repair != NONE and point and pruned:
+                gains.append(100 * (point["average"] / pruned["average"] - 1))
+                share = recovered(dense["average"], pruned["average"], point["average"])
+                shares += [] if share is None else [100 * share]
+        zeros = [mean(point["sparsity"][tower] for point in points) for tower in ("vision", "language")]
+        row = [spread([scores(point)[task] for point in points]) for task in tasks]
+        row += [spread([point["average"] for point in points])]
+        row += [spread([relative(scores(point), scores(dense)) for point in points])]
+        row += [f"{spread(values)} %" if values else "" for values in (gains, shares)]
+        row += [" / ".join(f"{share:.0%}" for share in zeros), str(len(points))]
+        rows.append((method if repair == NONE else f"{method}, {repair}", *row))
+    return Table(f"{study.model}, {pattern}", columns, tuple(rows))
+
+
+def csv_of(study: Study, cells: Sequence[Cell], dense: Mapping[str, Any]) -> str:
+    """One line a finished cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ("model", "method", "pattern", "repair", "seed", *scores(dense), "average", "relative")
+    writer.writerow((*head, "zeros_vision", "zeros_language", "prune_seconds", "repair_seconds"))
+    for cell in (DENSE, *cells):
+        point = study.read(cell)
+        if point is None:
+            continue
+        shares = (*scores(point).values(), point["average"], relative(scores(point), scores(dense)))
+        zeros = (point["sparsity"].get(tower, 0.0) for tower in ("vision", "language"))
+        seconds = (point.get("prune_seconds", ""), point.get("repair_seconds", ""))
+        named = (study.model, cell.method, cell.pattern, cell.repair, cell.seed)
+        writer.writerow((*named, *(round(s, 2) for s in shares), *(round(z, 4) for z in zeros), *seconds))
+    return text.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", default="embedded-llava")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--name", help="of the tables' files (default: the model's)")
+    parser.add_argument("--methods", default="random,magnitude,wanda,sparsegpt,dsnot,atv")
+    parser.add_argument("--patterns", default="0.5,0.6,0.7,2:4,4:8")
+    parser.add_argument("--repairs", default=NONE, help=f"of {NONE}, {', '.join(REPAIRS)}, each with changes")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--calibration-samples", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=12_800, help="training samples of a repair")
+    parser.add_argument("--batch-size", type=int, default=32, help="of a repair")
+    parser.add_argument("--limit", type=int, default=300, help="test images a task looks at")
+    parser.add_argument("--pool", type=int, default=50, help="images that retrieval chooses among")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--smoke", action="store_true", help="one small cell of each kind")
+    options = parser.parse_args()
+    if options.smoke:
+        options.methods, options.patterns, options.seeds = "wanda", "2:4", "0"
+        options.repairs, options.tasks = f"{NONE},both", "gqa,caption"
+        options.calibration_samples, options.samples, options.limit, options.pool = 8, 64, 8, 4
+    study = Study(
+        model=options.model,
+        folder=options.output,
+        calibration_samples=options.calibration_samples,
+        samples=options.samples,
+        batch_size=options.batch_size,
+        limit=options.limit,
+        pool=options.pool,
+        tasks=tuple(options.tasks.split(",")),
+        device=options.device,
+    )
+    repairs = [" ".join(text.split()) for text in options.repairs.split(",")]
+    unknown = [text for text in repairs if text.split()[0] not in (NONE, *REPAIRS)]
+    if unknown:
+        parser.error(f"there is no repair '{unknown[0]}': choose from {NONE}, {', '.join(REPAIRS)}")
+    cells = [
+        Cell(method, pattern, seed, repair)
+        for pattern in options.patterns.split(",")
+        for method in options.methods.split(",")
+        for repair in repairs
+        for seed in map(int, options.seeds.split(","))
+    ]
+    for cell in cells:
+        study.identity(cell)  # what is wrong with a recipe is known at once
+    failed = carry_out(study, [DENSE, *cells], options.jobs)
+    dense = study.read(DENSE)
+    if dense is not None:
+        name = options.name or options.model
+        made = [table(study, cells, pattern, dense) for pattern in options.patterns.split(",")]
+        text = "\n".join(f"**{one.title}**\n\n{one.markdown()}" for one in made)
+        write_text(options.output / f"{name}.md", text)
+        write_text(options.output / f"{name}.csv", csv_of(study, cells, dense))
+        print(text)
+    if failed:
+        sys.exit(f"{failed} cells failed: their errors are above; the same command tries them again.")
+
+
+if __name__ == "__main__":
+    main()
