@@ -50,7 +50,7 @@ def _known_options(value: dict[str, Any], info: ValidationInfo) -> dict[str, Any
     return value
 
 
-def _one_spelling(value: Any, info: ValidationInfo) -> Any:
+def one_spelling(value: Any, info: ValidationInfo) -> Any:
     """0.5 and "50%" become the same text; a scope is written where it is not the method's own."""
     if "method" not in info.data:
         return value
@@ -65,7 +65,7 @@ def _one_spelling(value: Any, info: ValidationInfo) -> Any:
 
 
 def _one_spelling_or_dense(value: Any, info: ValidationInfo) -> Any:
-    return value if value == DENSE else _one_spelling(value, info)
+    return value if value == DENSE else one_spelling(value, info)
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -85,7 +85,7 @@ Method = Annotated[str, AfterValidator(_known_method), Field(description="How we
 MethodOptions = Annotated[
     dict[str, Any], AfterValidator(_known_options), Field(description="An option of the method.")
 ]
-Pattern = Annotated[str, BeforeValidator(_one_spelling)]
+Pattern = Annotated[str, BeforeValidator(one_spelling)]
 PatternOrDense = Annotated[str, BeforeValidator(_one_spelling_or_dense)]
 
 # Samples to calibrate or train on.

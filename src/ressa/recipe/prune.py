@@ -20,6 +20,7 @@ from ressa.recipe.fields import (
     PositiveFloat,
     Samples,
     SamplesSplit,
+    one_spelling,
 )
 
 
@@ -43,6 +44,8 @@ class PruneRecipe(BaseRecipe):
     """How sparsity is spread over layers: uniform, ecoflap-first, ecoflap-zeroth, owl or auto."""
     budget: Literal["joint", "tower"] = "joint"
     """joint: the towers that are pruned share one budget; tower: each keeps its own."""
+    unit: Literal["parameters", "multiply-adds"] = "parameters"
+    """With auto: what the budget counts, parameters or the multiply-adds of the calibration samples."""
     choices: str | None = None
     """With auto: the patterns to choose from beside dense, such as 6:8,4:8,2:4."""
     plan: Path | None = None
@@ -61,16 +64,21 @@ class PruneRecipe(BaseRecipe):
     """The α of atv: more image tokens the higher it is."""
     options: MethodOptions = Field(default_factory=dict)
 
+    @field_validator("unit")
+    @classmethod
+    def _check_unit(cls, value: str, info: ValidationInfo) -> str:
+        if value != "parameters" and info.data.get("allocation") != "auto":
+            raise ValueError(f"only the allocation auto counts {value}: leave the unit out")
+        return value
+
     @field_validator("choices")
     @classmethod
     def _check_choices(cls, value: str | None, info: ValidationInfo) -> str | None:
-        from ressa.sparsity.pattern import parse_pattern
-
         if value is None:
             return None
         if info.data.get("allocation") != "auto":
             raise ValueError("only the allocation auto chooses among patterns: leave the choices out")
-        return ",".join(str(parse_pattern(part)) for part in value.split(","))
+        return ",".join(one_spelling(part, info) for part in value.split(","))
 
     @model_validator(mode="after")
     def _one_allocation(self) -> "PruneRecipe":
@@ -84,6 +92,11 @@ class PruneRecipe(BaseRecipe):
         if self.plan is not None and (self.allocation != "uniform" or self.scope == "global"):
             raise ValueError(
                 "a plan says already what each layer gets: leave out the allocation and the scope"
+            )
+        if self.allocation != "uniform" and self.scope == "global":
+            raise ValueError(
+                f"the allocation {self.allocation} and one threshold over all layers both say how sparsity is "
+                "spread: leave out the allocation or the scope"
             )
         return self
 
