@@ -107,35 +107,45 @@ def test_shares_meet_the_budget_and_are_no_worse_than_uniform(name, options):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     targets = {"vision": 0.5, "language": 0.6}
     made = auto(model, batches, targets, steps=4, **options)
+    assert made.details["unit"] == options.get("unit", "parameters")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert made.details["auto"] <= made.details["uniform"]
     assert len(made.details["steps"]) == 4
     assert made.plan.to_dict() == auto(model, batches, targets, steps=4, **options).plan.to_dict()
-    costs = None
-    if "unit" in options:
-        statistics = input_statistics(
-            model, anatomy, batches, anatomy.linears("vision") + anatomy.linears("language")
-        )
-        costs = {layer: s.count / 4 for layer, s in statistics.items()}
+    pruned = anatomy.linears("vision") + anatomy.linears("language")
+    counts = {layer: s.count / 4 for layer, s in input_statistics(model, anatomy, batches, pruned).items()}
+    for unit, costs in (("parameters", None), ("multiply-adds", counts)):
+        (whole,) = make_pools(model, anatomy, targets, costs=costs)
+        assert made.details["saved"][unit] == pytest.approx(saved(made.plan, whole.layers) / whole.size)
+    costs = counts if "unit" in options else None
     for pool in make_pools(model, anatomy, targets, joint=options.get("joint", True), costs=costs):
         move = 1 if options.get("scope") == "layer" else min(l.rows * l.cost for l in pool.layers)
         assert abs(saved(made.plan, pool.layers) - pool.zeros) <= move / 2 + 1e-6
     prune(model, batches, plan=made.plan)
 
 
+@pytest.mark.parametrize("unit", ["parameters", "multiply-adds"])
 @pytest.mark.parametrize("granularity", ["block", "layer"])
-def test_choices_save_at_least_the_budget(granularity):
+def test_choices_save_at_least_the_budget(granularity, unit):
     model, batches, anatomy = setting("llava")
     offered = [NM(6, 8), NM(4, 8), NM(2, 4)]
-    made = auto(
-        model, batches, {"vision": 0.3, "language": 0.3}, choices=offered, granularity=granularity, rounds=1
-    )
+    options = {"choices": offered, "granularity": granularity, "rounds": 1, "unit": unit}
+    made = auto(model, batches, {"vision": 0.3, "language": 0.3}, **options)
+    assert made.details["saved"][unit] >= 0.3
     (pool,) = make_pools(model, anatomy, {"vision": 0.3, "language": 0.3})
-    assert saved(made.plan, pool.layers) >= pool.zeros
     assert set(made.plan.values()) <= set(offered)
     assert len(set(made.plan.values())) > 1 or len(made.plan) < len(pool.layers)
     assert made.details["auto"] <= made.details["uniform"]
     assert all(math.isfinite(loss) for curve in made.details["curves"][0].values() for loss in curve.values())
+
+
+@pytest.mark.parametrize("unit", ["parameters", "multiply-adds"])
+def test_choices_can_save_all_that_the_sparsest_of_them_saves(unit):
+    model, batches, anatomy = setting("llava")
+    towers = dict.fromkeys(("vision", "connector", "language"), 0.5)
+    made = auto(model, batches, towers, choices=[NM(4, 8), NM(2, 4)], rounds=1, unit=unit)
+    assert set(made.plan) == set(anatomy.linears())
+    assert made.details["saved"][unit] == pytest.approx(0.5)
 
 
 def test_what_cannot_be_measured_is_refused():
@@ -148,8 +158,10 @@ def test_what_cannot_be_measured_is_refused():
         auto(model, wordless, {"vision": 0.5})
     with pytest.raises(UsageError, match="uniform, ecoflap-first"):
         allocate("best", model, batches, {"vision": 0.5})
-    with pytest.raises(UsageError, match="sparser"):
+    with pytest.raises(UsageError, match=r"25.0% at most and 50.0% are asked for: offer a sparser"):
         auto(model, batches, {"vision": 0.5}, choices=[NM(6, 8)])
+    with pytest.raises(UsageError, match="no unit 'flops'"):
+        auto(model, batches, {"vision": 0.5}, unit="flops")
 
 
 def test_plans_come_back_from_files(tmp_path):

@@ -30,6 +30,16 @@ def test_it_is_optimal(groups, share, scale):
         assert sum(choice.loss for choice in picked.values()) == pytest.approx(least)
 
 
+def test_where_only_the_most_saving_will_do_the_better_of_equals_is_taken():
+    groups = {
+        str(i): [Choice("dense", 0, 0), Choice("2:4", saves, 2), Choice("4:8", saves, 1)]
+        for i, saves in enumerate([0.3, 0.2, 0.1])
+    }
+    target = 0.1 + 0.2 + 0.3
+    assert target > 0.3 + 0.2 + 0.1  # the same savings in another order, and a bit more
+    assert {choice.label for choice in choose(groups, target).values()} == {"4:8"}
+
+
 def test_more_than_can_be_saved_is_refused():
     with pytest.raises(UsageError, match="sparser"):
         choose({"a": [Choice("dense", 0, 0), Choice("2:4", 8, 1)]}, 9)

@@ -79,12 +79,40 @@ def test_auto_chooses_among_patterns(world, ressa, tmp_path):
     assert zeros / size >= 0.3
 
 
+@pytest.mark.parametrize("choices", [{}, {"choices": "6:8,4:8,2:4"}], ids=["shares", "choices"])
+def test_auto_spends_multiply_adds_and_says_so(world, ressa, tmp_path, choices):
+    out = tmp_path / "auto"
+    recipe = {"vision": 0.2, "language": 0.4, "allocation": "auto", "unit": "multiply-adds", **choices}
+    recipe |= {"calibration": world.data, "samples": 4, "output": out}
+    said = ressa(
+        "prune", world.llava, *(word for name, value in recipe.items() for word in (f"--{name}", value))
+    )
+    assert said.status == 0, said.err
+    manifest = json.loads((out / "ressa.json").read_text())
+    assert manifest["recipe"]["unit"] == manifest["allocation"]["unit"] == "multiply-adds"
+    shares = manifest["allocation"]["saved"]
+    assert f"{shares['multiply-adds']:.2%} of the multiply-adds" in said.out
+    pruned = [layer for layer in manifest["layers"] if layer["tower"] != "connector"]
+    sizes = [layer["shape"][0] * layer["shape"][1] for layer in pruned]
+    zeros = sum(layer["achieved"] * size for layer, size in zip(pruned, sizes, strict=True))
+    assert shares["parameters"] == pytest.approx(zeros / sum(sizes))
+
+    recipe |= {"command": "prune", "model": world.llava}
+    (tmp_path / "auto.yaml").write_text("".join(f"{name}: {value}\n" for name, value in recipe.items()))
+    assert "already" in ressa("run", tmp_path / "auto.yaml").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         (("--allocation", "auto"), "fixed pattern"),
         (("--allocation", "best"), "allocation"),
         (("--choices", "2:4"), "only the allocation auto"),
+        (("--unit", "multiply-adds"), "only the allocation auto counts multiply-adds"),
+        (("--unit", "multiply-adds", "--allocation", "owl", "--sparsity", "0.5"), "only the allocation auto"),
+        (("--unit", "multiply-adds", "--plan", "x"), "only the allocation auto"),
+        (("--unit", "seconds", "--allocation", "auto", "--sparsity", "0.5"), "'unit'"),
+        (("--scope", "global", "--allocation", "auto", "--sparsity", "0.5"), "leave out the allocation"),
         (("--plan", "nowhere.json"), "holds no plan"),
         (("--plan", "x", "--allocation", "owl", "--sparsity", "0.5"), "a plan says already"),
     ],

@@ -9,7 +9,6 @@ from tests.data.vlms import (
     LANGUAGE,
     QUERIES,
     SQUARE,
-    WORDS,
     image_token_id,
     qformer,
     spread,
@@ -25,6 +24,16 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "max_position_embeddings": 256,
+}
+BLIP_TEXT: dict[str, Any] = {
+    **LANGUAGE,
+    "hidden_size": 32,
+    "encoder_hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "sep_token_id": 2,
 }
 GRID = [[IMAGE_SIZE, 2 * IMAGE_SIZE], [2 * IMAGE_SIZE, IMAGE_SIZE], [2 * IMAGE_SIZE, 2 * IMAGE_SIZE]]
 
@@ -107,20 +116,7 @@ def llava_next() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
 
 def blip() -> tuple[hf.PreTrainedModel, hf.ProcessorMixin]:
     """The image is no part of the text: the decoder attends to it across."""
-    text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "encoder_hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "sep_token_id": 2,
-    }
-    config = hf.BlipConfig(text_config=text, vision_config=vision())
+    config = hf.BlipConfig(text_config=BLIP_TEXT, vision_config=vision())
     processor = hf.BlipProcessor(hf.BlipImageProcessor(size=SQUARE), tokenizer(end_token=True))
     return spread(hf.BlipForConditionalGeneration(config)), processor
 

@@ -10,6 +10,7 @@ from ressa.errors import UsageError
 from ressa.evaluation import generation, likelihood, retrieval
 from ressa.evaluation.likelihood import ImageFirst, log_likelihoods, score_pairs
 from ressa.evaluation.matching import is_dual_encoder, itm_switch, score_by_cosine, score_by_itm
+from tests.data.more_vlms import BLIP_TEXT
 from tests.data.vlms import (
     IMAGE_SIZE,
     LANGUAGE,
@@ -107,19 +108,7 @@ def test_retrieval_ranks_by_the_scores(vlm, monkeypatch):
 
 
 def _blip_itm():
-    text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "encoder_hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "sep_token_id": 2,
-        "bos_token_id": 1,
-    }
-    config = hf.BlipConfig(text_config=text, vision_config=vision(), image_text_hidden_size=16)
+    config = hf.BlipConfig(text_config=BLIP_TEXT, vision_config=vision(), image_text_hidden_size=16)
     images = hf.BlipImageProcessor(size=SQUARE)
     return spread(hf.BlipForImageTextRetrieval(config)), hf.BlipProcessor(images, tokenizer(end_token=True))
 

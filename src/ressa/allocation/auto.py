@@ -11,18 +11,19 @@ their effects measured, and the best combination solved for exactly (`solve`); t
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ressa.allocation.allocation import Allocation
-from ressa.allocation.budget import Granularity, Pool, as_plan, fit, make_pools, shift_to_budget
+from ressa.allocation.budget import Granularity, Pool, Unit, as_plan, fit, make_pools, saved, shift_to_budget
 from ressa.allocation.choices import best_choices
 from ressa.allocation.outputs import Outputs, quiet
 from ressa.allocation.slopes import slopes
 from ressa.allocation.trial import Trial, input_statistics, on_trial
 from ressa.anatomy import Anatomy, find_anatomy
+from ressa.errors import UsageError
 from ressa.progress import bar
 from ressa.sparsity import Pattern, Scope
 
@@ -38,7 +39,7 @@ def auto(
     *,
     anatomy: Anatomy | None = None,
     joint: bool = True,
-    unit: Literal["parameters", "multiply-adds"] = "parameters",
+    unit: Unit = "parameters",
     choices: Sequence[Pattern] = (),
     granularity: Granularity = "block",
     rounds: int = 2,
@@ -65,17 +66,23 @@ def auto(
             a layer's share moves (the first step; it falls linearly to nothing), the band that `slopes` reads.
         scope: of the unstructured patterns. `seed` changes nothing.
 
-    `details` has the distance to the dense model (KL in nats a token, on the calibration samples under Wanda)
-    of the uniform plan and of the one returned, which is never the worse one.
+    `details` has the `unit`, the share `saved` in either unit, and the distance to the dense model (KL in nats a
+    token, on the calibration samples under Wanda) of the uniform plan and of the one returned, which is never
+    the worse one. Raises UsageError for a unit or a budget that cannot be had, or batches without targets.
     """
+    if unit not in get_args(Unit):
+        raise UsageError(f"There is no unit '{unit}': choose from {', '.join(get_args(Unit))}.")
     started = time.perf_counter()
     anatomy = anatomy or find_anatomy(model)
     layers = [name for tower in sparsity for name in anatomy.linears(tower)]
     outputs = Outputs(model, batches, device)
     statistics = input_statistics(model, anatomy, batches, layers, device)
     samples = sum(len(batch["labels"]) for batch in batches)
-    costs = {name: s.count / samples for name, s in statistics.items()} if unit != "parameters" else None
-    pools = make_pools(model, anatomy, sparsity, joint=joint, granularity=granularity, costs=costs)
+    costs: dict[Unit, dict[str, float]] = {
+        "parameters": dict.fromkeys(layers, 1.0),
+        "multiply-adds": {name: s.count / samples for name, s in statistics.items()},
+    }
+    pools = make_pools(model, anatomy, sparsity, joint=joint, granularity=granularity, costs=costs[unit])
     details: dict[str, Any] = {"unit": unit}
     with quiet(model), on_trial(model, {name: s.norm() for name, s in statistics.items()}) as trial:
         outputs.remember()
@@ -85,6 +92,10 @@ def auto(
             a_step = max(1, round(samples_a_step / max(1, samples / len(batches))))
             patterns = _descend(outputs, trial, pools, scope, steps, a_step, rate, reach, details)
     plan = as_plan(patterns, anatomy.linears())
+    details["saved"] = {}
+    for each, cost in costs.items():
+        (whole,) = make_pools(model, anatomy, sparsity, costs=cost)
+        details["saved"][each] = saved(plan, whole.layers) / whole.size
     return Allocation("auto", plan, time.perf_counter() - started, details)
 
 

@@ -12,6 +12,7 @@ from ressa.errors import UsageError
 from ressa.sparsity import Pattern, Plan, Scope, Unstructured
 
 Granularity = Literal["block", "layer"]
+Unit = Literal["parameters", "multiply-adds"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ressa.allocation.budget import Layer, Pool
 from ressa.allocation.outputs import Outputs
-from ressa.allocation.solve import Choice, choose
+from ressa.allocation.solve import SLACK, Choice, choose
 from ressa.allocation.trial import Trial
 from ressa.errors import UsageError
 from ressa.progress import bar
@@ -26,6 +26,8 @@ def best_choices(
     first the uniform one of the choice that just meets the budget; the best plan seen is returned."""
     groups = {name: layers for pool in pools for name, layers in pool.groups().items()}
     offered = {name: _fitting(layers, choices) for name, layers in groups.items()}
+    for pool in pools:
+        _refuse_too_little(pool, offered)
     current = {name: pattern for pool in pools for name, pattern in _uniform(pool, offered).items()}
     tried = sum(len(patterns) - 1 for patterns in offered.values())
     seen: list[tuple[float, dict[str, Pattern]]] = []
@@ -71,6 +73,16 @@ def _fitting(layers: Sequence[Layer], choices: Sequence[Pattern]) -> list[Patter
         if pattern not in fitting:
             fitting.append(pattern)
     return fitting
+
+
+def _refuse_too_little(pool: Pool, offered: Mapping[str, Sequence[Pattern]]) -> None:
+    """Raises UsageError if even the sparsest of what is offered does not save what is asked for."""
+    most = sum(max(_saves(layers, p) for p in offered[name]) for name, layers in pool.groups().items())
+    if most < pool.zeros * (1 - SLACK):
+        raise UsageError(
+            f"The patterns to choose from save {most / pool.size:.1%} at most and {pool.sparsity:.1%} are asked "
+            "for: offer a sparser one."
+        )
 
 
 def _uniform(pool: Pool, offered: Mapping[str, Sequence[Pattern]]) -> dict[str, Pattern]:

@@ -9,6 +9,7 @@ import numpy as np
 from ressa.errors import UsageError
 
 UNITS = 50_000
+SLACK = 1e-9  # sums of the same savings in another order may differ by this share
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def choose(groups: Mapping[str, Sequence[Choice]], target: float) -> dict[str, C
     Raises UsageError if even the most saving choices do not meet it.
     """
     most = sum(max(choice.saves for choice in choices) for choices in groups.values())
-    if most < target:
+    if most < target * (1 - SLACK):
         raise UsageError(
             f"The patterns to choose from save {most:.0f} at most and {target:.0f} are asked for: "
             "offer a sparser one."
@@ -45,7 +46,7 @@ def choose(groups: Mapping[str, Sequence[Choice]], target: float) -> dict[str, C
         picks.append(tables.argmin(0))
         best = tables.min(0)
     if not np.isfinite(best[goal]):  # rounding down lost the last bit: nothing but the most saving will do
-        return {name: max(choices, key=lambda c: c.saves) for name, choices in groups.items()}
+        return {name: max(choices, key=lambda c: (c.saves, -c.loss)) for name, choices in groups.items()}
     chosen: dict[str, Choice] = {}
     left = goal
     for (name, choices), pick in zip(list(groups.items())[::-1], picks[::-1], strict=True):

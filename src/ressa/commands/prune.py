@@ -102,15 +102,15 @@ def _allocation(
     note: Path,
 ) -> Allocation:
     """The plan to carry out. One that took measuring is kept in `note` for a run that is cut short."""
-    asked = patterns(recipe)
+    asked, scope = patterns(recipe), get_method(recipe.method).scope
     if recipe.allocation == "uniform":
         return Allocation("uniform", per_tower(anatomy, vlm.model, asked), 0.0)
     if note.is_file():
         made = json.loads(note.read_text(encoding="utf-8"))
         return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.choices is not None:
-        options["choices"] = [parse_pattern(text) for text in recipe.choices.split(",")]
+        options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
     # ECoFLaP takes a batch for one sample of the loss.
     size = min(4, recipe.batch_size) if recipe.allocation.startswith("ecoflap") else recipe.batch_size
     allocation = allocate(
@@ -120,7 +120,7 @@ def _allocation(
         {tower: pattern.sparsity for tower, pattern in asked.items() if pattern is not None},
         anatomy=anatomy,
         joint=recipe.budget == "joint",
-        scope=get_method(recipe.method).scope,
+        scope=scope,
         seed=recipe.seed,
         device=device,
         **options,
@@ -137,4 +137,7 @@ def batches(vlm: Vlm, samples: Sequence[Sample], size: int) -> list[dict[str, Te
 
 def _outcome(recipe: PruneRecipe, manifest: Manifest, line: str) -> Outcome:
     data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
-    return Outcome(data, [manifest_table(data, f"{recipe.model}, pruned by {recipe.method}")], [line])
+    saved = data["allocation"].get("saved", {})
+    said = " and ".join(f"{share:.2%} of the {unit}" for unit, share in saved.items())
+    lines = [f"Of the towers that are pruned, {said} are saved."] if saved else []
+    return Outcome(data, [manifest_table(data, f"{recipe.model}, pruned by {recipe.method}")], [*lines, line])

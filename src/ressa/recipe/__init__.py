@@ -1,0 +1,31 @@
+"""Everything a run needs, as one validated object; a recipe file is the same object in YAML.
+
+Importing this package costs no PyTorch, so that `ressa --help` is instant.
+"""
+
+from ressa.recipe.demo import DemoRecipe
+from ressa.recipe.evaluate import EvaluateRecipe
+from ressa.recipe.fields import DENSE, EMBEDDED, TASKS
+from ressa.recipe.make import RECIPES, Recipe, make_recipe
+from ressa.recipe.prune import PruneRecipe
+from ressa.recipe.recipe_file import from_yaml, read_recipes, to_yaml, write_recipe
+from ressa.recipe.repair import RepairRecipe
+from ressa.recipe.sweep import SweepRecipe
+
+__all__ = [
+    "DENSE",
+    "EMBEDDED",
+    "RECIPES",
+    "TASKS",
+    "DemoRecipe",
+    "EvaluateRecipe",
+    "PruneRecipe",
+    "Recipe",
+    "RepairRecipe",
+    "SweepRecipe",
+    "from_yaml",
+    "make_recipe",
+    "read_recipes",
+    "to_yaml",
+    "write_recipe",
+]

@@ -1,0 +1,27 @@
+"""What `ressa evaluate` is told."""
+
+from pathlib import Path
+from typing import Literal
+
+from ressa.recipe.base import BaseRecipe
+from ressa.recipe.fields import EMBEDDED, TASKS, BatchSize, Dtype, Model, Pool, Positive, Tasks, TestSplit
+
+
+class EvaluateRecipe(BaseRecipe):
+    """Score a model on the tasks of a dataset folder."""
+
+    command: Literal["evaluate"] = "evaluate"
+    model: Model
+    output: Path | None = None
+    """The JSON file to write the scores to."""
+    tasks: Tasks = TASKS
+    data: str = EMBEDDED
+    """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
+    split: TestSplit = "test"
+    limit: Positive | None = None
+    """How many images each task looks at; all of them by default."""
+    pool: Pool = 200
+    batch_size: BatchSize = 32
+    beams: Positive = 1
+    """Beams of the generation."""
+    dtype: Dtype = "auto"

@@ -1,0 +1,34 @@
+"""From plain values, as a command line or a file has them, to a recipe."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from ressa.errors import UsageError
+from ressa.recipe.base import sentence
+from ressa.recipe.demo import DemoRecipe
+from ressa.recipe.evaluate import EvaluateRecipe
+from ressa.recipe.prune import PruneRecipe
+from ressa.recipe.repair import RepairRecipe
+from ressa.recipe.sweep import SweepRecipe
+
+Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | SweepRecipe | DemoRecipe
+RECIPES: dict[str, type[Recipe]] = {
+    kind.model_fields["command"].default: kind
+    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, SweepRecipe, DemoRecipe)
+}
+
+
+def make_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values, `command` saying which. Raises UsageError for the first thing wrong."""
+    if not isinstance(values, dict):
+        raise UsageError("A recipe is a list of 'key: value' lines, the first being 'command: prune', say.")
+    command = values.get("command")
+    if command not in RECIPES:
+        wrong = f"'{command}' is not a command" if command else "The recipe names no command"
+        raise UsageError(f"{wrong}: write 'command:' and one of {', '.join(RECIPES)}.")
+    kind = RECIPES[command]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(sentence(command, kind, error)) from None

@@ -1,0 +1,91 @@
+"""What `ressa repair` is told."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from ressa.errors import UsageError
+from ressa.recipe.base import BaseRecipe, sentence
+from ressa.recipe.fields import (
+    EMBEDDED,
+    Dtype,
+    Mixture,
+    Natural,
+    Positive,
+    PositiveFloat,
+    Samples,
+    SamplesSplit,
+    Share,
+)
+
+if TYPE_CHECKING:
+    from ressa.repair.config import RepairConfig
+
+
+class RepairRecipe(BaseRecipe):
+    """Train SparseLoRA on a pruned model, the dense one as teacher, and merge it into the kept weights."""
+
+    command: Literal["repair"] = "repair"
+    model: str
+    """A folder that `ressa prune` made."""
+    dense: str | None = None
+    """The model it was pruned from; by default the one that the folder names."""
+    output: Path
+    """The folder to write."""
+    data: str = EMBEDDED
+    """The dataset folder of the training samples, or `embedded`."""
+    split: SamplesSplit = "train"
+    mixture: Mixture = "mix"
+    samples: Samples = 25_000
+    epochs: PositiveFloat = 1.0
+    """How often each is seen."""
+    batch_size: Positive = 16
+    """How many make a step."""
+    learning_rate: PositiveFloat = 1e-4
+    """AdamW's, at the start of its cosine."""
+    rank_vision: Natural = 4
+    """LoRA's rank in the vision tower; 0 leaves it as it is."""
+    rank_connector: Natural = 2
+    """LoRA's rank in the connector; 0 leaves it as it is."""
+    rank_language: Natural = 8
+    """LoRA's rank in the language tower; 0 leaves it as it is."""
+    alpha: PositiveFloat = 16.0
+    """LoRA's scale is alpha / rank."""
+    kd_weight: Share = 0.1
+    """The weight of the KL to the dense model; the rest is the task's."""
+    temperature: PositiveFloat = 1.0
+    """The KL's temperature."""
+    dtype: Dtype = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Any other option of ressa.repair.RepairConfig."""
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "RepairRecipe":
+        self.config()
+        return self
+
+    def config(self) -> "RepairConfig":
+        """What the trainer is told. Raises UsageError for an option it does not have."""
+        from ressa.repair.config import RepairConfig
+
+        ranks = {tower: getattr(self, f"rank_{tower}") for tower in ("vision", "connector", "language")}
+        values = {
+            "ranks": ranks,
+            "tune": tuple(tower for tower, rank in ranks.items() if rank),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "alpha": self.alpha,
+            "kd_weight": self.kd_weight,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "device": self.device,
+        }
+        twice = [name for name in self.options if name in values]
+        if twice:
+            raise UsageError(f"'{twice[0]}' is not one of the further options: it has a key of its own.")
+        try:
+            return RepairConfig.model_validate({**values, **self.options})
+        except ValidationError as error:
+            raise UsageError(sentence("repair", RepairConfig, error)) from None

@@ -1,0 +1,58 @@
+"""What `ressa sweep` is told."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ressa.recipe.base import BaseRecipe
+from ressa.recipe.fields import (
+    EMBEDDED,
+    BatchSize,
+    Calibration,
+    Dtype,
+    Method,
+    MethodOptions,
+    Mixture,
+    Model,
+    Pool,
+    Positive,
+    Samples,
+    SamplesSplit,
+    Seeds,
+    Tasks,
+    TestSplit,
+)
+
+
+class SweepRecipe(BaseRecipe):
+    """Prune a model many times, score each time, and draw where sparsity should go."""
+
+    command: Literal["sweep"] = "sweep"
+    model: Model
+    output: Path
+    """The folder to write: finished points, CSV and PNG."""
+    figure: Literal["allocation", "modality"] = "allocation"
+    """allocation: vision to language at a constant sum; modality: which tower is pruned."""
+    method: Method = "wanda"
+    seeds: Seeds = (0,)
+    """Of the calibration samples, separated by commas; every point is run with each."""
+    tasks: Tasks = ("vqa", "okvqa", "gqa", "caption")
+    data: str = EMBEDDED
+    """The dataset folder to score on, or `embedded`."""
+    split: TestSplit = "test"
+    limit: Positive | None = 100
+    """How many images each task looks at."""
+    pool: Pool = 50
+    calibration: Calibration = EMBEDDED
+    calibration_split: SamplesSplit = "calibration"
+    mixture: Mixture = "mix"
+    samples: Samples = 64
+    batch_size: BatchSize = 32
+    dtype: Dtype = "auto"
+    options: MethodOptions = Field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the score of a point, whichever figure and seeds it is asked for."""
+        own = {"seeds", "figure", "seed", "method", "options"}
+        return {key: value for key, value in super().identity().items() if key not in own}
