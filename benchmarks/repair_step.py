@@ -136,17 +136,17 @@ def build(shape: Shape, device: str) -> nn.Module:
         torch.set_default_dtype(before)
 
 
-def make_batch(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def make_batch(shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:
     """Random pixels, random prompts behind the image's tokens, random answers, nothing padded."""
     vocabulary = shape.config.text_config.vocab_size
 
     def draw(length: int) -> Tensor:
-        return torch.randint(5, vocabulary - 1, (shape.batch, length), device=device)
+        return torch.randint(5, vocabulary - 1, (shape.batch, length))
 
     size = shape.config.vision_config.image_size
-    image = torch.full((shape.batch, shape.image_tokens), vocabulary - 1, device=device)
+    image = torch.full((shape.batch, shape.image_tokens), vocabulary - 1)
     prompt, answer = torch.cat([image, draw(shape.prompt)], 1), draw(shape.answer)
-    batch = {"pixel_values": torch.randn(shape.batch, 3, size, size, device=device, dtype=dtype)}
+    batch = {"pixel_values": torch.randn(shape.batch, 3, size, size, dtype=dtype)}
     if shape.encoder_decoder:
         questions = draw(shape.prompt)
         batch |= {"input_ids": prompt, "labels": answer}
@@ -260,7 +260,7 @@ def main() -> None:
             model = build(shape, device)
             anatomy = find_anatomy(model)
             weights = sum(p.numel() * p.element_size() for p in model.parameters())
-            batch = make_batch(shape, device, next(model.parameters()).dtype)
+            batch = make_batch(shape, next(model.parameters()).dtype)
             rows[form] = measure(form, shape, model, anatomy, batch, steps)
             del model
             if device == "cuda":

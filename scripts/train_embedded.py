@@ -145,17 +145,24 @@ def pick(
 
 
 class PatchNamer(nn.Module):
-    """A linear reading of the vision tower's output: patch tokens → thing, first token → backdrop."""
+    """Linear readings of the vision tower's output: patch tokens → thing and place, first token → backdrop.
+
+    Naming the place keeps it in the features: a Q-Former, to which the patches have no order, sees it there only.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.head = nn.Linear(192, len(things()) + 1 + len(COLOURS) * len(TEXTURES))
+        self.place = nn.Linear(192, (CANVAS // PATCH) ** 2)
 
     def forward(self, pixels: Tensor, patches: Tensor, backdrop: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.head(see(self.model, pixels)).float()
+        seen = see(self.model, pixels)
+        logits, places = self.head(seen).float(), self.place(seen[:, 1:]).float()
         labels = torch.cat([backdrop[:, None], patches], 1)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        place = torch.arange(places.shape[1], device=places.device).expand(len(places), -1)
+        loss = loss + F.cross_entropy(places.flatten(0, 1), place.flatten())
         hit = logits[:, 1:].argmax(-1) == patches
         return loss, hit[patches > 0].float().mean()
 
@@ -383,7 +390,7 @@ class Run:
         recipe = self.recipe
         namer = PatchNamer(self.model).to(self.device)
         forward = self.compile(namer)
-        groups = [{"params": [*self.tower.parameters(), *namer.head.parameters()], "lr": recipe.vision_lr}]
+        groups = [{"params": [*self.tower.parameters(), *namer.head.parameters(), *namer.place.parameters()], "lr": recipe.vision_lr}]
 
         def batch_loss(draws: torch.Generator) -> tuple[Tensor, Tensor]:
             rows = torch.randint(
