@@ -30,9 +30,8 @@ def gather_from_shards(student: nn.Module, twin: nn.Module) -> None:
     """Each process holds half of every weight, and gathers a block at a time; the student alone is whole."""
     assert all(isinstance(parameter, DTensor) for parameter in twin.parameters())
     assert not any(isinstance(parameter, DTensor) for parameter in student.parameters())
-    assert (
-        sum(isinstance(module, FSDPModule) for module in twin.modules()) > 4
-    )  # two blocks a tower, and the rest
+    groups = [module for module in twin.modules() if isinstance(module, FSDPModule)]
+    assert len(groups) > 4  # two blocks a tower, and the rest
     own_gather(student, twin)
 
 
