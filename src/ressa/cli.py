@@ -22,6 +22,7 @@ import typer
 
 from ressa import __version__
 from ressa.errors import RunError, UsageError
+from ressa.processes import is_first
 from ressa.recipe import (
     DemoRecipe,
     EvaluateRecipe,
@@ -290,6 +291,8 @@ def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> Non
 
 def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:
     """Print tables for people or JSON for machines; a list only when a recipe file held several recipes."""
+    if not is_first():
+        return
     data = [outcome.data for outcome in outcomes] if len(outcomes) > 1 else outcomes[0].data
     if json_target == "-":
         print(json.dumps(data, indent=2, ensure_ascii=False))

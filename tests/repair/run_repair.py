@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
 if __name__ == "__main__":
@@ -26,7 +27,7 @@ def kill_at(step: int) -> type[TrainerCallback]:
 
 
 def run_repair(options: dict) -> dict:
-    """The loss curve, and a number for each parameter of the repaired model."""
+    """The loss curve, a number for each parameter of the repaired model, and whether its zeros are the masks'."""
     options = dict(options)
     work_dir, family = options.pop("work_dir", None), options.pop("family", "instructblip")
     dropout = options.pop("dropout", True)
@@ -36,7 +37,9 @@ def run_repair(options: dict) -> dict:
     config = RepairConfig(device="cpu", precision="fp32", **options)
     result = repair(pruned, masks, dense, samples(24), config, work_dir=work_dir and Path(work_dir))
     weights = [parameter.detach().double().abs().sum().item() for parameter in result.vlm.model.parameters()]
-    return {"history": result.history, "weights": weights}
+    layers = {name: result.vlm.model.get_submodule(name) for name in masks}
+    kept = all(torch.equal(layers[name].weight != 0, mask) for name, mask in masks.items())
+    return {"history": result.history, "weights": weights, "kept": kept, "teacher": result.teacher}
 
 
 if __name__ == "__main__":

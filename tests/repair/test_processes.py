@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,13 +17,24 @@ from ressa.repair import RepairConfig, repair
 from ressa.repair.training import Progress
 
 SCRIPT = str(Path(__file__).with_name("run_repair.py"))
+SHARDED_SCRIPT = str(Path(__file__).with_name("run_sharded_repair.py"))
+REPAIR_PAGE = Path(__file__).parents[2] / "docs" / "repair.md"
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 4, "steps": 6, "checkpoints": 3}
+TOGETHER = OPTIONS | {
+    "family": "llava",
+    "dropout": False,
+    "gradient_accumulation": 2,
+    "steps": 4,
+    "checkpoints": 2,
+}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def run(output: Path, *launcher: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run(
+    output: Path, *launcher: str, script: str = SCRIPT, **options: object
+) -> subprocess.CompletedProcess[str]:
     arguments = json.dumps({"output": str(output)} | options)
-    command = [sys.executable, *launcher, SCRIPT, arguments]
+    command = [sys.executable, *launcher, script, arguments]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
 
 
@@ -66,15 +78,51 @@ def test_a_work_folder_belongs_to_one_run(tmp_path):
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
-    options = OPTIONS | {"family": "llava", "dropout": False, "gradient_accumulation": 2, "steps": 3}
-    one = run_repair(options | {"batch_size": 4})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
-    done = run(tmp_path / "two.json", *launcher, **options | {"batch_size": 2})
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
+    done = run(tmp_path / "two.json", *launcher, **TOGETHER | {"batch_size": 2})
+    assert done.returncode == 0, done.stderr
+    assert_same(run_repair(TOGETHER), json.loads((tmp_path / "two.json").read_text()))
+
+
+def test_two_sharded_processes_equal_one_with_the_same_global_batch(tmp_path):
+    """FSDP2 by the accelerate config that the documentation shows; the teacher is the sharded student's own."""
+    done = run_sharded(tmp_path, tmp_path / "two.json", **TOGETHER | {"batch_size": 2})
+    assert done.returncode == 0, done.stderr
+    one, two = run_repair(TOGETHER), json.loads((tmp_path / "two.json").read_text())
+    assert two["kept"]
+    assert two["teacher"] == "shared"
+    assert_same(one, two)
+
+
+def test_a_killed_sharded_run_goes_on_and_equals_one_process(tmp_path):
+    """Of a model with tied embeddings, whose kept weights themselves are trained."""
+    options = TOGETHER | {"family": "instructblip", "method": "masked_finetune"}
+    sharded = options | {"batch_size": 2, "work_dir": str(tmp_path / "work")}
+    killed = run_sharded(tmp_path, tmp_path / "never.json", **sharded | {"kill_at": 3})
+    assert killed.returncode != 0
+    assert [path.name for path in tmp_path.glob("work/checkpoint-*")] == ["checkpoint-2"], killed.stderr
+    done = run_sharded(tmp_path, tmp_path / "two.json", **sharded)
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "two.json").read_text())
+    assert two["kept"]
+    assert_same(run_repair(options), two)
+
+
+def run_sharded(folder: Path, output: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    config = re.search(r"```yaml\n(.*?)```", REPAIR_PAGE.read_text(), re.DOTALL)
+    assert config
+    (folder / "fsdp.yaml").write_text(config[1])
+    launcher = ("-m", "accelerate.commands.launch", f"--config_file={folder / 'fsdp.yaml'}")
+    return run(output, *launcher, f"--main_process_port={free_port()}", script=SHARDED_SCRIPT, **options)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def assert_same(one: dict, two: dict) -> None:
     for alone, together in zip(one["history"], two["history"], strict=True):
         for key in ("loss", "task_loss", "kd_loss", "grad_norm"):
             assert together[key] == pytest.approx(alone[key], rel=1e-3), key

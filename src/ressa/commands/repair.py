@@ -7,6 +7,7 @@ from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
 from ressa.commands.inputs import draw_samples, find_device, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
+from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
 from ressa.repair import repair
@@ -23,7 +24,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
-    find_device(recipe.device)
+    device = find_device(recipe.device)
     config = recipe.config()
     samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     masks = read_masks(recipe.model)
@@ -31,6 +32,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     vlm = load(recipe.model, dtype=dtype)
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
     with work_folder(recipe.output, identity, force=force) as work:
+        meet(device)  # before anyone looks into the work folder
         result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
@@ -49,7 +51,9 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             plan=pruned.plan,
             seconds=round(result.seconds, 1),
         ).model_copy(update={"training": training})
-        manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
+        if is_first():
+            manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
+        meet(device)
     return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
 
 

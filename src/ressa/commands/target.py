@@ -10,6 +10,7 @@ from typing import Any
 from ressa.checkpoint import MANIFEST, Manifest, read_manifest
 from ressa.errors import UsageError
 from ressa.files import write_json
+from ressa.processes import is_first
 
 
 def refuse_overlap(output: Path, *inputs: str | Path | None) -> None:
@@ -45,9 +46,13 @@ def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Itera
     """The hidden folder beside `output` in which an interrupted run leaves what it has done.
 
     It is emptied first if it was begun with another identity, or on `force`. It goes when the block ends, and
-    on wrong usage; after an interruption or a failure it stays for the next run.
+    on wrong usage; after an interruption or a failure it stays for the next run. Of several processes the first
+    does all of this.
     """
     folder = output.with_name(f".{output.name}.partial")
+    if not is_first():
+        yield folder
+        return
     note = folder / "recipe.json"
     begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
     if force or begun != identity:

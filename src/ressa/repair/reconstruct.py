@@ -24,6 +24,7 @@ from ressa.calibration.feed import Feed, Step
 from ressa.calibration.padding import Kept
 from ressa.errors import RunError
 from ressa.files import write_json
+from ressa.processes import is_first
 from ressa.repair.config import RepairConfig
 from ressa.repair.masked_linear import apply_masks, bake_masks
 from ressa.repair.weights import Masks, restored, weight_of
@@ -177,7 +178,7 @@ def _outputs(goal: Feed, batch: Batch, block: nn.Module, *, once: bool) -> list[
 
 def _keep(model: nn.Module, layers: Sequence[str], path: Path | None, entry: dict[str, Any]) -> None:
     """Save what a block has become; the JSON file comes last and says that the weights are complete."""
-    if path is not None:
+    if path is not None and is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: weight_of(model, name).detach().contiguous() for name in layers}
         save_file(weights, path.with_suffix(".safetensors"))

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with a teacher: resume, callbacks, accumulation and DDP are the Trainer's own."""
+"""`transformers.Trainer` with a teacher: resume, callbacks, accumulation, DDP and FSDP2 are the Trainer's own."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -9,7 +9,9 @@ import safetensors.torch
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ressa.errors import RunError, UsageError
 from ressa.repair.cached import CachedLogits
@@ -23,6 +25,7 @@ from ressa.repair.losses import (
     TopKDistillation,
     align,
 )
+from ressa.repair.sharded import gather_state, gather_trained, scatter_state
 from ressa.repair.teacher import Teacher
 
 TRAINABLE_FILE = "model.safetensors"
@@ -59,6 +62,7 @@ class RepairTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the same, for transformers before loss_is_scaled_for_ga
+        self.student = self.network
         self.config = config
         self.shift = shift
         self.teacher = teacher
@@ -74,7 +78,7 @@ class RepairTrainer(Trainer):
 
     @property
     def network(self) -> nn.Module:
-        """The network being trained, not wrapped for data parallelism."""
+        """The network being trained, not wrapped for data parallelism: the student, or its sharded twin."""
         return cast(nn.Module, self.model)
 
     # -- the loss -----------------------------------------------------------------------------------------
@@ -192,21 +196,49 @@ class RepairTrainer(Trainer):
 
     # -- checkpoints --------------------------------------------------------------------------------------
 
+    # A sharded run saves what a whole one does, so that either goes on from the other's checkpoints.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_fsdp_enabled:
+            return super().save_model(output_dir, _internal_call)
+        gather_trained(self.student, self.network)
+        if self.args.should_save:
+            self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A PeftModel saves its adapters; of any other network the trained parameters are enough."""
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.model, PeftModel):
+        if isinstance(self.student, PeftModel):
             # Left to choose, PEFT would ask the hub whether the embeddings were resized.
-            self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
+            self.student.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
             return
-        trained = {name: p.data for name, p in self.network.named_parameters() if p.requires_grad}
+        trained = {name: p.data for name, p in self.student.named_parameters() if p.requires_grad}
         safetensors.torch.save_file(trained, folder / TRAINABLE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PeftModel):
+        if isinstance(self.model, FSDPModule):  # what the student had loaded became its shards
+            return
+        if isinstance(self.student, PeftModel):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         saved = safetensors.torch.load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.student.named_parameters():
             if parameter.requires_grad:
                 parameter.data.copy_(saved[name])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        optimizer, scheduler = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
+        state = gather_state(optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_fsdp_enabled:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer, scheduler = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
+        folder = Path(checkpoint)
+        scatter_state(optimizer, torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True))
+        scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))

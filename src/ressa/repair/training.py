@@ -1,7 +1,6 @@
 """One training run of a repair: its data, arguments, progress and checkpoints."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,11 @@ from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from ressa.files import write_json
+from ressa.processes import is_first
 from ressa.repair.cached import CachedLogits
 from ressa.repair.config import RepairConfig
 from ressa.repair.forward import eager_attention, lean_forward
+from ressa.repair.sharded import choose_shards, gather_trained, make_twin
 from ressa.repair.teacher import SeparateTeacher, SharedTeacher
 from ressa.repair.trainer import RepairTrainer
 from ressa.repair.weights import restored
@@ -96,26 +97,32 @@ def train(
             blocks=[block.name for chain in decoders for block in chain.blocks],
             learning_rates=_learning_rates(student, anatomy, config),
         )
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise UsageError(
-                "A sharded student cannot be merged here: repair with torchrun and no FSDP or DeepSpeed config."
-            )
+        if trainer.is_deepspeed_enabled:
+            raise UsageError("DeepSpeed cannot train a repair: use torchrun alone, or an FSDP2 config.")
+        if trainer.is_fsdp_enabled:
+            choose_shards(trainer.accelerator.state.fsdp_plugin, student, anatomy)
+            if checkpoint is not None:
+                trainer._load_from_checkpoint(str(checkpoint))
+            trainer.model = trainer.model_wrapped = make_twin(student)
+        network = trainer.network
         if dense is student:
-            trainer.teacher = SharedTeacher(student)
+            trainer.teacher = SharedTeacher(network)
         elif dense is not None:
             stack.enter_context(restored(dense))
             stack.enter_context(lean_forward(dense))
             trainer.teacher = SeparateTeacher(dense)
         if arguments.use_cpu and (bf16 or next(student.parameters()).dtype is torch.bfloat16):
-            for network in {student, dense or student}:
-                stack.enter_context(eager_attention(network))
+            for each in {network, network if dense is None or dense is student else dense}:
+                stack.enter_context(eager_attention(each))
         if config.gradient_checkpointing:
-            stack.enter_context(activation_checkpointing(student))
+            stack.enter_context(activation_checkpointing(network))
         trainer.remove_callback(PrinterCallback)
-        if arguments.process_index == 0:
+        if is_first():
             bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
             trainer.add_callback(Progress(bar, "Repairing"))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if network is not student:
+            gather_trained(student, network)
         return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -212,7 +219,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     record = folder / "repair.json"
     if record.is_file() and json.loads(record.read_text()) != identity:
         raise UsageError(f"{folder} holds a repair with other settings or data: choose another work folder.")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         write_json(record, identity)
 
 
