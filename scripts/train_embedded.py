@@ -390,7 +390,8 @@ class Run:
         recipe = self.recipe
         namer = PatchNamer(self.model).to(self.device)
         forward = self.compile(namer)
-        groups = [{"params": [*self.tower.parameters(), *namer.head.parameters(), *namer.place.parameters()], "lr": recipe.vision_lr}]
+        readings = [*namer.head.parameters(), *namer.place.parameters()]
+        groups = [{"params": [*self.tower.parameters(), *readings], "lr": recipe.vision_lr}]
 
         def batch_loss(draws: torch.Generator) -> tuple[Tensor, Tensor]:
             rows = torch.randint(
