@@ -11,10 +11,10 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def smoke(script: str, folder: Path) -> dict:
+def smoke(script: str, folder: Path, *more: str) -> dict:
     output = folder / "result.json"
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), "--smoke", "--output", str(output)],
+        [sys.executable, str(BENCHMARKS / script), "--smoke", "--output", str(output), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -37,3 +37,12 @@ def test_a_whole_repair_step(tmp_path):
         forms = model["forms"]
         assert forms["ours"]["losses"] == pytest.approx(forms["naive SparseLoRA"]["losses"], rel=1e-5)
         assert forms["ours"]["trainable"] == forms["LoRA, second teacher"]["trainable"]
+
+
+def test_how_long_pruning_takes(tmp_path):
+    report = smoke("pruning.py", tmp_path, "--only", "wanda, atv")
+    assert [(case["what"], case["pattern"]) for case in report["cases"]] == [
+        ("wanda, atv", "0.5"),
+        ("wanda, atv", "2:4"),
+    ]
+    assert all(case["seconds"] > 0 and case["processor_seconds"] > 0 for case in report["cases"])
