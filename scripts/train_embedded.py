@@ -289,6 +289,19 @@ def _right(logits: Tensor, targets: Tensor) -> Tensor:
 TRAINERS = {"embedded": InstructBlipTrainer, "embedded-llava": LlavaTrainer}
 
 
+def start_t5(model: nn.Module) -> None:
+    """Small weights and position biases that already differ, in place of T5's own start.
+
+    From T5's (deviation 1 in the embeddings, nearly none in the biases) it takes a question for a bag of words:
+    "is A larger than B" stays at chance for thousands of steps. From this one it is answered within hundreds.
+    """
+    for name, weight in model.named_parameters():
+        if "relative_attention_bias" in name:
+            nn.init.normal_(weight, std=1.0)
+        elif weight.dim() == 2:
+            nn.init.normal_(weight, std=0.02)
+
+
 # The loop that both stages share
 
 
@@ -310,8 +323,8 @@ class Run:
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         self.model, self.processor = build(name)
-        if hasattr(self.model, "qformer"):  # T5's own start, deviation 1, costs hundreds of steps to undo
-            nn.init.normal_(self.model.language_model.lm_head.weight, std=0.02)
+        if hasattr(self.model, "qformer"):
+            start_t5(self.model.language_model)
         self.model.to(device).train()
         self.log = work / "log.jsonl"
 
