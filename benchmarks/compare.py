@@ -1,7 +1,7 @@
 """Methods × patterns × repairs × seeds on one model: every task's score, side by side.
 
     python benchmarks/compare.py embedded-llava -o runs/compare                          # methods × patterns
-    python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda,sparsegpt \\
+    python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda,sparsegpt --rates 3e-4,1e-3,3e-3 \\
         --repairs none,reconstruct,lora,lora_remask,masked_finetune,task,kd,both         # repairs
     python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda --patterns 2:4 \\
         --repairs "both,both kd_weight=0.5,both rank_language=4"                          # ablations
@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -51,8 +51,10 @@ REPAIRS: dict[str, dict[str, Any]] = {
 }
 """Name → options of `ressa.repair.RepairConfig`; what is not named is SparseLoRA with task loss and distillation."""
 
-# Each trains at the best of the rates 3e-4, 1e-3 and 3e-3 at 2:4 and 70 %, seed 0 (docs/results.md).
-RATES: dict[str, float] = {}
+RATE, RATE_KEYS = 1e-3, {"reconstruct": "reconstruct_rate"}
+"""The learning rate where none is chosen, and the option that it is, where that is not `learning_rate`."""
+TUNED_ON = ("wanda", ("2:4", "0.7"), 0)
+"""The method, patterns and seed on which `--rates` chooses, by the `val` split."""
 METHODS: dict[str, dict[str, Any]] = {"atv": {"method": "wanda", "tokens": "atv"}}
 """Name → keys of the prune recipe, where the name is not simply the method's."""
 
@@ -65,6 +67,7 @@ class Cell:
     pattern: str
     seed: int
     repair: str = NONE
+    split: str = "test"
 
     @property
     def pruned(self) -> "Cell":
@@ -72,9 +75,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return "-".join((self.method, self.pattern.replace(":", "_"), str(self.seed), self.repair)).replace(
-            " ", "-"
-        )
+        parts = (self.method, self.pattern, str(self.seed), self.repair, self.split)
+        return "-".join(parts).replace(":", "_").replace(" ", "-")
 
 
 DENSE = Cell("dense", "", 0)
@@ -93,12 +95,17 @@ class Study:
     pool: int
     tasks: tuple[str, ...]
     device: str
+    rates: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        return Path(self.model).name
 
     def prune(self, cell: Cell) -> PruneRecipe:
         keys = METHODS.get(cell.method, {"method": cell.method})
         return PruneRecipe(
             model=self.model,
-            output=self.folder / "pruned" / cell.pruned.name,
+            output=self.folder / "pruned" / self.name / cell.pruned.name,
             pattern=cell.pattern,
             samples=self.calibration_samples,
             seed=cell.seed,
@@ -112,28 +119,29 @@ class Study:
         keys: dict[str, Any] = {
             "samples": self.samples,
             "batch_size": self.batch_size,
-            "learning_rate": RATES.get(name, 1e-3),
+            "learning_rate": RATE,
             "rank_vision": 8,
             "rank_connector": 2,
             "rank_language": 16,
         }
         options: dict[str, Any] = {"checkpoints": 0, **REPAIRS[name]}
-        for change in changes:
+        for change in (f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}", *changes):
             key, _, text = change.partition("=")
             (keys if key in RepairRecipe.model_fields else options)[key] = yaml.safe_load(text)
         return RepairRecipe(
             model=str(self.prune(cell).output),
             dense=self.model,
-            output=self.folder / "repaired" / cell.name,
+            output=self.folder / "repaired" / self.name / cell.name,
             seed=cell.seed,
             device=self.device,
             options=options,
             **keys,
         )
 
-    def evaluate(self, model: str | Path) -> EvaluateRecipe:
+    def evaluate(self, model: str | Path, split: str) -> EvaluateRecipe:
         return EvaluateRecipe(
             model=str(model),
+            split=split,
             tasks=self.tasks,
             limit=self.limit,
             pool=self.pool,
@@ -142,12 +150,12 @@ class Study:
         )
 
     def point(self, cell: Cell) -> Path:
-        return self.folder / "points" / self.model / f"{cell.name}.json"
+        return self.folder / "points" / self.name / f"{cell.name}.json"
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """What decides a cell's scores, as JSON-able data."""
-        found: dict[str, Any] = {"evaluate": self.evaluate(self.model).identity()}
-        if cell != DENSE:
+        found: dict[str, Any] = {"evaluate": self.evaluate(self.model, cell.split).identity()}
+        if cell.method != DENSE.method:
             found["prune"] = self.prune(cell).identity()
         if cell.repair != NONE:
             found["repair"] = self.repair(cell).identity() | {"model": None}
@@ -160,15 +168,14 @@ class Study:
         return point if point and point["identity"] == self.identity(cell) else None
 
 
-def settle(numbers: Any, quiet: bool) -> None:
+def settle(numbers: Any) -> None:
     """In a new worker process: one GPU of those there are, one thread, no bars over each other."""
     os.environ["OMP_NUM_THREADS"] = "1"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else _gpus()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.get() % len(gpus)]
-    if quiet:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
 
 def _gpus() -> list[str]:
@@ -190,7 +197,7 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
     started = time.perf_counter()
     point: dict[str, Any] = {"identity": study.identity(cell)}
     model: str | Path = study.model
-    if cell != DENSE:
+    if cell.method != DENSE.method:
         recipe = study.prune(cell)
         run_prune(recipe)
         model = recipe.output
@@ -204,7 +211,7 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
         point |= {"repair_seconds": manifest.seconds, "teacher": training["teacher"]}
         point |= {"trained": training["trained"], "steps": training["steps"]}
         point["loss"] = [entry["loss"] for entry in training["history"]][-1:]
-    found = run_evaluate(study.evaluate(model)).data
+    found = run_evaluate(study.evaluate(model, cell.split)).data
     point |= {key: found[key] for key in ("tasks", "average", "sparsity", "versions", "data")}
     point["seconds"] = round(time.perf_counter() - started, 1)
     write_json(study.point(cell), point)
@@ -215,24 +222,17 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
 
 def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
     """Run the cells that are missing, prunings before the repairs that start from them; how many failed."""
-    missing = [cell for cell in cells if study.read(cell) is None]
-    phases = [
-        [c for c in missing if c == DENSE],
-        list(
-            dict.fromkeys(
-                c.pruned
-                for c in missing
-                if c != DENSE and not (c.repair != NONE and study.prune(c).output.is_dir())
-            )
-        ),
-        [c for c in missing if c.repair != NONE],
-    ]
+    missing = list(dict.fromkeys(cell for cell in cells if study.read(cell) is None))
+    plain = [cell for cell in missing if cell.repair == NONE]
+    repairs = [cell for cell in missing if cell.repair != NONE]
+    starts = dict.fromkeys(cell.pruned for cell in repairs if not study.prune(cell).output.is_dir())
+    phases = [list(dict.fromkeys((*plain, *starts))), repairs]
     total, done, failed, started = sum(map(len, phases)), 0, 0, time.perf_counter()
     context = get_context("spawn")
     numbers: Any = context.Queue()
     for number in range(jobs):
         numbers.put(number)
-    with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=(numbers, jobs > 1)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=(numbers,)) as pool:
         for phase in phases:
             running = {pool.submit(run, study, cell): cell for cell in phase}
             for future in as_completed(running):
@@ -245,6 +245,34 @@ def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
                     said = f"failed: {''.join(traceback.format_exception(problem))}"
                 print(f"[{done}/{total}, {left / 60:.1f} min left] {cell.name}: {said}", flush=True)
     return failed
+
+
+def choose_rates(study: Study, repairs: Iterable[str], rates: Sequence[float], jobs: int) -> dict[str, float]:
+    """Repair → its best rate: most per cent of the dense model's scores on `val`, mean over the patterns."""
+    method, patterns, seed = TUNED_ON
+    dense = Cell(DENSE.method, "", seed, split="val")
+    names = list(dict.fromkeys(repair.split()[0] for repair in repairs if repair != NONE))
+
+    def cells(name: str, rate: float) -> list[Cell]:
+        repair = f"{name} {RATE_KEYS.get(name, 'learning_rate')}={rate}"
+        return [Cell(method, pattern, seed, repair, "val") for pattern in patterns]
+
+    wanted = [dense, *(cell for name in names for rate in rates for cell in cells(name, rate))]
+    if carry_out(study, wanted, jobs):
+        sys.exit("some of the cells to choose the rates by failed: their errors are above.")
+    at_best = study.read(dense)
+    assert at_best is not None
+
+    def score(name: str, rate: float) -> float:
+        points = [study.read(cell) for cell in cells(name, rate)]
+        return mean(relative(scores(point), scores(at_best)) for point in points if point)
+
+    found = {name: {rate: score(name, rate) for rate in rates} for name in names}
+    chosen = {name: max(by_rate, key=by_rate.__getitem__) for name, by_rate in found.items()}
+    for name, by_rate in found.items():
+        tried = ", ".join(f"{rate:g}: {value:.1f} %" for rate, value in by_rate.items())
+        print(f"{name}: rate {chosen[name]:g} ({tried} of dense on val)", flush=True)
+    return chosen
 
 
 # -- tables -------------------------------------------------------------------------------------------------
@@ -324,6 +352,9 @@ def main() -> None:
     parser.add_argument("--calibration-samples", type=int, default=128)
     parser.add_argument("--samples", type=int, default=12_800, help="training samples of a repair")
     parser.add_argument("--batch-size", type=int, default=32, help="of a repair")
+    parser.add_argument(
+        "--rates", help=f"let each repair choose among these on `val`, such as 3e-4,1e-3,3e-3 (else {RATE:g})"
+    )
     parser.add_argument("--limit", type=int, default=300, help="test images a task looks at")
     parser.add_argument("--pool", type=int, default=50, help="images that retrieval chooses among")
     parser.add_argument("--tasks", default=",".join(TASKS))
@@ -345,6 +376,7 @@ def main() -> None:
         pool=options.pool,
         tasks=tuple(options.tasks.split(",")),
         device=options.device,
+        rates={},
     )
     repairs = [" ".join(text.split()) for text in options.repairs.split(",")]
     unknown = [text for text in repairs if text.split()[0] not in (NONE, *REPAIRS)]
@@ -359,10 +391,13 @@ def main() -> None:
     ]
     for cell in cells:
         study.identity(cell)  # what is wrong with a recipe is known at once
+    if options.rates:
+        rates = [float(text) for text in options.rates.split(",")]
+        study = replace(study, rates=choose_rates(study, repairs, rates, options.jobs))
     failed = carry_out(study, [DENSE, *cells], options.jobs)
     dense = study.read(DENSE)
     if dense is not None:
-        name = options.name or options.model
+        name = options.name or study.name
         made = [table(study, cells, pattern, dense) for pattern in options.patterns.split(",")]
         text = "\n".join(f"**{one.title}**\n\n{one.markdown()}" for one in made)
         write_text(options.output / f"{name}.md", text)

@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes that anything can run, and write what they promise."""
 
+import csv
 import json
 import os
 import subprocess
@@ -46,3 +47,29 @@ def test_how_long_pruning_takes(tmp_path):
         ("wanda, atv", "2:4"),
     ]
     assert all(case["seconds"] > 0 and case["processor_seconds"] > 0 for case in report["cases"])
+
+
+def test_methods_and_repairs_side_by_side(tmp_path):
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "compare.py"),
+        "embedded-llava",
+        "--smoke",
+        "-o",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "embedded-llava.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["repair"]) for row in rows] == [
+        ("dense", "none"),
+        ("wanda", "none"),
+        ("wanda", "both"),
+    ]
+    assert [float(row["zeros_language"]) for row in rows] == [0, 0.5, 0.5]
+    assert "| wanda, both |" in (tmp_path / "embedded-llava.md").read_text()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert "left]" not in again.stdout  # every cell was there already
