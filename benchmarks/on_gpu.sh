@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# What docs/results.md and benchmarks/results take from a GPU, one after the other.
+#
+#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step methods repairs ablations
+#   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
+#
+# `kernels` and `step` measure time: give them the GPU alone. The others run JOBS cells at a time; with CUDA's
+# multi-process service (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns.
+set -euo pipefail
+OUT=${1:?name the folder for the results}
+shift
+PYTHON=${PYTHON:-python3}
+MODELS=${MODELS:-embedded embedded-llava}
+JOBS=${JOBS:-14}
+REPAIRS=none,reconstruct,lora,lora_remask,masked_finetune,task,kd,both,warm_start
+cd "$(dirname "$0")/.."
+mkdir -p "$OUT"
+
+compare() { # NAME then compare.py's own options
+  local name=$1
+  shift
+  for model in $MODELS; do
+    $PYTHON benchmarks/compare.py "$model" -o "$OUT/compare" --name "$name-$model" --jobs "$JOBS" "$@"
+  done
+}
+
+for step in "$@"; do
+  case $step in
+    tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/repair/test_cuda.py \
+             tests/calibration/test_walk_on_cuda.py tests/methods/test_cuda_agrees.py ;;
+    kernels) $PYTHON benchmarks/sparse_lora.py --below-floor --output "$OUT/sparse_lora.json" ;;
+    step) $PYTHON benchmarks/repair_step.py --output "$OUT/repair_step.json" ;;
+    methods) compare methods ;;
+    repairs) compare repairs --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 3e-4,1e-3,3e-3 ;;
+    ablations)
+      compare ablations --methods wanda --patterns 2:4,0.7 --repairs "none,both,\
+both rank_vision=2 rank_language=4,both rank_vision=4 rank_language=8,both rank_vision=16 rank_language=32,\
+both rank_language=0,both rank_vision=0,both rank_connector=0,\
+both kd_weight=0.5,both kd_weight=0.9,both temperature=2,both hidden_weight=1,\
+both samples=3200,both samples=25600" ;;
+    *) echo "there is no step '$step': choose from tests kernels step methods repairs ablations" >&2; exit 2 ;;
+  esac
+done
