@@ -18,10 +18,11 @@ import torch
 from ressa.allocation import Allocation, allocate, per_tower
 from ressa.allocation.outputs import Outputs
 from ressa.anatomy import find_anatomy
-from ressa.checkpoint import load
+from ressa.checkpoint import Vlm, load
 from ressa.commands.inputs import draw_samples, find_data
 from ressa.data import Batcher
 from ressa.evaluation import evaluate
+from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.prune import prune
 from ressa.sparsity import Unstructured
@@ -43,11 +44,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=Path("allocation.json"))
     arguments = parser.parse_args()
+    vlm = load(arguments.model)
+    with in_fast_dtype(vlm.model, device=arguments.device):
+        compare(vlm, arguments)
 
+
+def compare(vlm: Vlm, arguments: argparse.Namespace) -> None:
+    """Measure every point that is not in the output file yet."""
     points: list[dict[str, Any]] = []
     if arguments.output.is_file():
         points = json.loads(arguments.output.read_text(encoding="utf-8"))["points"]
-    vlm = load(arguments.model)
     model = vlm.model.to(arguments.device).eval()
     anatomy = find_anatomy(model)
     modules: dict[str, Any] = dict(model.named_modules())

@@ -22,6 +22,7 @@ from ressa.checkpoint import load
 from ressa.commands.inputs import draw_samples
 from ressa.commands.prune import batches
 from ressa.embedded.dataset import write_dataset
+from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
@@ -62,8 +63,9 @@ def forward(recipe: PruneRecipe) -> None:
     """The dense model loaded and run once on the samples that pruning would calibrate on."""
     samples = draw_samples(recipe.calibration, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     vlm = load(recipe.model)
-    for batch in batches(vlm, samples, recipe.batch_size):
-        vlm.model(**{k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in batch.items()})
+    with in_fast_dtype(vlm.model, device="cpu"):
+        for batch in batches(vlm, samples, recipe.batch_size):
+            vlm.model(**{k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in batch.items()})
 
 
 def measure(run: Run, runs: int) -> dict[str, float]:

@@ -322,6 +322,16 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _wait_patiently() -> None:
+    """Let OpenMP threads that wait for each other sleep, unless the user has said how they are to wait.
+
+    On cores that others use too, threads that spin keep from running those that they wait for. It is read
+    when PyTorch is imported.
+    """
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
 def _json_values(arguments: Sequence[str]) -> list[str]:
     """Give a bare `--json` its value, `-`; what follows it is a file name if it ends in .json or is `-`."""
     given = list(arguments)
@@ -339,6 +349,7 @@ def _terminate(*_: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    _wait_patiently()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")

@@ -35,7 +35,8 @@ class LayerReport(BaseModel):
 
 class Manifest(BaseModel):
     """How a folder was made. `checkpoint.save` fills in what is counted: `layers` (every prunable linear,
-    dense ones too) and `towers` (share of zeros in the prunable linears of each)."""
+    dense ones too) and `towers` (share of zeros in the prunable linears of each). computed_in: the dtype of the
+    weights as they were pruned or repaired, which need not be the one they are stored in."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,6 +51,7 @@ class Manifest(BaseModel):
     layers: list[LayerReport] = Field(default_factory=list)
     towers: dict[str, float] = Field(default_factory=dict)
     seconds: float = 0.0
+    computed_in: str = ""
 
 
 def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, Tensor]) -> None:

@@ -315,6 +315,19 @@ def test_an_interrupted_run_leaves_no_result_and_goes_on(ressa, world, pruned, t
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
+def test_threads_wait_asleep_unless_the_user_says_how(ressa, monkeypatch):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    for chosen in (None, *names):
+        for name in names:
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        if chosen is not None:
+            monkeypatch.setenv(chosen, "7")
+        ressa("--version")
+        given = {name: os.environ[name] for name in names if name in os.environ}
+        assert given == ({"OMP_WAIT_POLICY": "passive"} if chosen is None else {chosen: "7"})
+
+
 def test_a_failure_that_is_not_the_users_has_exit_code_1(ressa, world, pruned, tmp_path):
     (tmp_path / "file").write_text("")
     said = ressa("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1,

@@ -5,6 +5,7 @@ from ressa.checkpoint import load, measure
 from ressa.commands.inputs import find_data, find_device, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.evaluation import evaluate
+from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.recipe import EvaluateRecipe
 from ressa.report import scores_table
@@ -14,18 +15,19 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named."""
     device, folder = find_device(recipe.device), find_data(recipe.data)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-    result = evaluate(
-        vlm,
-        folder,
-        recipe.tasks,
-        split=recipe.split,
-        limit=recipe.limit,
-        batch_size=recipe.batch_size,
-        beams=recipe.beams,
-        seed=recipe.seed,
-        pool=recipe.pool,
-        device=device,
-    )
+    with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
+        result = evaluate(
+            vlm,
+            folder,
+            recipe.tasks,
+            split=recipe.split,
+            limit=recipe.limit,
+            batch_size=recipe.batch_size,
+            beams=recipe.beams,
+            seed=recipe.seed,
+            pool=recipe.pool,
+            device=device,
+        )
     sparsity = measure(vlm.model, find_anatomy(vlm.model))
     data = {"model": recipe.model, **result, "sparsity": sparsity, "recipe": recipe.identity()}
     if recipe.output is not None:

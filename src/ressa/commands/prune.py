@@ -15,6 +15,7 @@ from ressa.commands.inputs import draw_samples, find_device, find_dtype, fingerp
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.data import Batcher, Sample
+from ressa.fast_dtype import in_fast_dtype
 from ressa.methods import get_method
 from ressa.provenance import versions
 from ressa.prune import prune
@@ -44,24 +45,25 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
     with work_folder(recipe.output, begun, force=force) as work:
-        if given is not None:
-            allocation = Allocation("given", given, 0.0)
-        else:
-            allocation = _allocation(recipe, vlm, anatomy, samples, device, work / "allocation.json")
-        result = prune(
-            vlm.model,
-            inputs,
-            plan=allocation.plan,
-            method=recipe.method,
-            anatomy=anatomy,
-            seed=recipe.seed,
-            device=device,
-            work_dir=work,
-            options=recipe.options,
-            scope=recipe.scope,
-            tokens=recipe.tokens,
-            alpha=recipe.alpha,
-        )
+        with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
+            if given is not None:
+                allocation = Allocation("given", given, 0.0)
+            else:
+                allocation = _allocation(recipe, vlm, anatomy, samples, device, work / "allocation.json")
+            result = prune(
+                vlm.model,
+                inputs,
+                plan=allocation.plan,
+                method=recipe.method,
+                anatomy=anatomy,
+                seed=recipe.seed,
+                device=device,
+                work_dir=work,
+                options=recipe.options,
+                scope=recipe.scope,
+                tokens=recipe.tokens,
+                alpha=recipe.alpha,
+            )
         made: dict[str, Any] = {
             "allocation": {
                 "name": allocation.name,
@@ -78,6 +80,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=result.plan.to_dict(),
             seconds=round(result.seconds, 1),
+            computed_in=computed_in,
             **made,
         )
         manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)

@@ -7,6 +7,7 @@ from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
 from ressa.commands.inputs import draw_samples, find_device, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
+from ressa.fast_dtype import in_fast_dtype
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
@@ -33,7 +34,9 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
     with work_folder(recipe.output, identity, force=force) as work:
         meet(device)  # before anyone looks into the work folder
-        result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
+        models = (vlm.model,) if dense is None else (vlm.model, dense.model)
+        with in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:
+            result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
             "steps": len(result.history),
@@ -50,6 +53,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=pruned.plan,
             seconds=round(result.seconds, 1),
+            computed_in=computed_in,
         ).model_copy(update={"training": training})
         if is_first():
             manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)

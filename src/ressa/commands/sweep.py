@@ -12,6 +12,7 @@ from ressa.commands.outcome import Outcome
 from ressa.data import Batcher
 from ressa.errors import UsageError
 from ressa.evaluation import evaluate
+from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.recipe import SweepRecipe
 from ressa.report.sweep import sweep_figure, sweep_table, write_csv
@@ -54,18 +55,19 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
             pool=recipe.pool,
         )
 
-    rows = sweep(
-        vlm,
-        figure,
-        output,
-        inputs=inputs,
-        score=score,
-        method=recipe.method,
-        seeds=recipe.seeds,
-        identity={**recipe.identity(), "questions": recipe.seed},
-        options=recipe.options,
-        device=device,
-    )
+    with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
+        rows = sweep(
+            vlm,
+            figure,
+            output,
+            inputs=inputs,
+            score=score,
+            method=recipe.method,
+            seeds=recipe.seeds,
+            identity={**recipe.identity(), "questions": recipe.seed},
+            options=recipe.options,
+            device=device,
+        )
     name = f"{recipe.model.rstrip('/').rpartition('/')[2]}: {recipe.method}"
     written = {ending: output / f"{figure}-{recipe.method}.{ending}" for ending in ("json", "csv", "png")}
     result = {"figure": figure, "recipe": {**recipe.model_dump(mode="json", exclude={"output", "device"})}}

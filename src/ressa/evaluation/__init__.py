@@ -64,7 +64,7 @@ def evaluate(
 
     Returns JSON-able data: `tasks` (task → `score` on 0–100, or above for CIDEr-D, `n`, `kinds`, … as each
     task's module says), `average` of the scores, `split`, `limit`, `beams`, `seed`, `data` (name and
-    fingerprint of everything that was asked), `versions`, `seconds`.
+    fingerprint of everything that was asked), `computed_in` (a dtype), `versions`, `seconds`.
 
     Raises UsageError for an unknown task, a missing file or image, or a model that cannot do the task.
     """
@@ -94,6 +94,7 @@ def evaluate(
         "beams": beams,
         "seed": seed,
         "data": {"name": folder.name, "fingerprint": _fingerprint(samples)},
+        "computed_in": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }

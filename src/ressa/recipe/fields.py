@@ -76,7 +76,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Model = Annotated[str, Field(description="A folder, a Hugging Face hub id, `embedded` or `embedded-llava`.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    Field(description="auto (as saved), float32, bfloat16 or float16."),
+    Field(
+        description="float32, bfloat16, float16, or auto: as saved, and computed in float32 where that is slow."
+    ),
 ]
 BatchSize = Annotated[int, Field(gt=0, description="How many run at a time.")]
 

@@ -19,6 +19,7 @@ from ressa.anatomy import Anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
+from ressa.fast_dtype import is_fast
 from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repair.cached import CachedLogits
@@ -77,7 +78,7 @@ def train(
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
         bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and _fast_bfloat16(find_device(config))
+            config.precision == "auto" and is_fast(torch.bfloat16, find_device(config))
         )
         cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
@@ -179,16 +180,6 @@ def find_device(config: RepairConfig) -> torch.device:
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(kind)
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 matrix units; a CPU without them (AMX) is slower than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
 
 
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
