@@ -1,11 +1,13 @@
 """The Triton kernels of SparseLoRA. What they compute is written in plain torch in `sparse_lora_torch`.
 
 Both are bound by memory: `effective_weight` reads W and the bit mask once and writes the result once,
-`masked_reduction` reads G and the bit mask once and writes partial sums of a few percent of G's size.
+`masked_reduction` reads G and the bit mask once and writes partial sums of some percent of G's size.
 Nothing is accumulated with atomics, so results are the same bit for bit from run to run.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,12 +15,102 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Ranks go through the tensor cores this many at a time, the least they take. The reduction re-reads G for
-# each such slice, which keeps its registers and its partial sums small at any rank.
+# Ranks go through the tensor cores at most this many at a time. The reduction re-reads G for each such slice,
+# which keeps its registers and its partial sums small at any rank.
 _RANK_SLICE = 16
 
 
 @triton.jit
+def _split(factor, OPERAND: tl.constexpr, HALF: tl.constexpr):
+    """factor ≈ high + low, each a number that the type HALF holds, both as OPERAND."""
+    high = factor.to(HALF)
+    low = (factor.to(tl.float32) - high.to(tl.float32)).to(HALF)
+    return high.to(OPERAND), low.to(OPERAND)
+
+
+@triton.jit
+def effective_tile(
+    weight,
+    mask,
+    lora_a,
+    lora_b,
+    scaling,
+    rows,
+    columns,
+    mask_columns,
+    RANK: tl.constexpr,
+    RANK_SLICE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """This program's tile of W + s·BA in fp32, what the mask keeps of it, its rows and its columns.
+
+    Tiles are (BLOCK_ROWS, CHUNKS, 32). In memory's order a thread holds 8 neighbouring columns, 16 bytes of a
+    bf16 weight and one byte of the mask; four threads hold 32 columns and a warp 8 rows. The tensor cores leave
+    a product of WARPS·16 rows otherwise: row (warp, half, 8), column (4, thread, 2). So rows of B and columns
+    of A are loaded in the order in which their product lies where the weight does: a thread multiplies what
+    it loads and stores it, and nothing goes through shared memory but A and B.
+    """
+    COLUMNS: tl.constexpr = CHUNKS * 32
+    REPEAT: tl.constexpr = BLOCK_ROWS // (16 * WARPS)
+    first_row = tl.program_id(1) * BLOCK_ROWS
+    first_column = tl.program_id(0) * COLUMNS
+    row = first_row + tl.arange(0, BLOCK_ROWS)
+    chunk = tl.arange(0, CHUNKS)
+    column = first_column + (chunk * 32)[:, None] + tl.arange(0, 32)[None, :]
+    byte = first_column // 8 + (chunk * 4)[:, None] + tl.arange(0, 4)[None, :]
+    row_inside = (row < rows)[:, None, None]
+    long_row = row.to(tl.int64)[:, None, None]
+    value = tl.load(
+        weight + long_row * columns + column[None, :, :],
+        mask=row_inside & (column < columns)[None, :, :],
+        other=0.0,
+        eviction_policy="evict_first",
+    )
+    packed = tl.load(
+        mask + long_row * mask_columns + byte[None, :, :],
+        mask=row_inside & (byte < mask_columns)[None, :, :],
+        other=0,
+    )
+
+    m = tl.arange(0, BLOCK_ROWS)
+    m = m // (16 * WARPS) * (16 * WARPS) + m // 8 % 2 * (8 * WARPS) + m // 16 % WARPS * 8 + m % 8
+    m = first_row + m
+    n = tl.arange(0, COLUMNS)
+    n = first_column + n // 32 * 32 + n // 2 % 4 * 8 + n // 8 % 4 * 2 + n % 2
+    product = tl.zeros((BLOCK_ROWS, COLUMNS), tl.float32)
+    for first_rank in range(0, RANK, RANK_SLICE):
+        rank = first_rank + tl.arange(0, RANK_SLICE)
+        a = tl.load(
+            lora_a + rank[:, None] * columns + n[None, :],
+            mask=(rank < RANK)[:, None] & (n < columns)[None, :],
+            other=0.0,
+        )
+        b = tl.load(
+            lora_b + (m.to(tl.int64) * RANK)[:, None] + rank[None, :],
+            mask=(m < rows)[:, None] & (rank < RANK)[None, :],
+            other=0.0,
+        )
+        a_high, a_low = _split(a, OPERAND, HALF)
+        b_high, b_low = _split(b, OPERAND, HALF)
+        if SPLIT:
+            product = tl.dot(b_low, a_high, product, input_precision=PRECISION)
+            product = tl.dot(b_high, a_low, product, input_precision=PRECISION)
+        product = tl.dot(b_high, a_high, product, input_precision=PRECISION)
+    product = tl.reshape(product, (REPEAT, WARPS, 2, 8, CHUNKS, 4, 4, 2))
+    product = tl.permute(product, (0, 2, 1, 3, 4, 6, 5, 7))
+    product = tl.reshape(product, (BLOCK_ROWS, CHUNKS, 32))
+    keep = (packed.to(tl.int32)[:, :, :, None] & (1 << tl.arange(0, 8))) != 0
+    keep = tl.reshape(keep, (BLOCK_ROWS, CHUNKS, 32))
+    return value.to(tl.float32) + scaling * product, keep, row, column
+
+
+@triton.jit(do_not_specialize=["mask_columns"])
 def _effective_weight_kernel(
     weight,
     mask,
@@ -32,50 +124,25 @@ def _effective_weight_kernel(
     RANK: tl.constexpr,
     RANK_SLICE: tl.constexpr,
     OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    # Tiles are (rows, bytes of the mask, 8 bits): a thread holds the 8 columns of one byte of the mask, so
-    # unpacking needs no traffic between threads and a bf16 weight is loaded 16 bytes at a time.
-    BLOCK_COLUMNS: tl.constexpr = BLOCK_BYTES * 8
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    byte = tl.program_id(0) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    bit = tl.arange(0, 8)
-    column = byte[:, None] * 8 + bit[None, :]
-    flat = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    row_inside = row < rows
-    inside = row_inside[:, None, None] & (column < columns)[None, :, :]
-    long_row = row.to(tl.int64)
-    offset = (long_row * columns)[:, None, None] + column[None, :, :]
-
-    value = tl.load(weight + offset, mask=inside, other=0.0).to(tl.float32)
-    packed = tl.load(
-        mask + (long_row * mask_columns)[:, None] + byte[None, :],
-        mask=row_inside[:, None] & (byte < mask_columns)[None, :],
-        other=0,
+    value, keep, row, column = effective_tile(
+        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
+        RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
+    )  # fmt: skip
+    tl.store(
+        out + row.to(tl.int64)[:, None, None] * columns + column[None, :, :],
+        tl.where(keep, value, 0.0).to(out.dtype.element_ty),
+        mask=(row < rows)[:, None, None] & (column < columns)[None, :, :],
     )
-    product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    for first_rank in range(0, RANK, RANK_SLICE):
-        rank = first_rank + tl.arange(0, RANK_SLICE)
-        a = tl.load(
-            lora_a + rank[:, None] * columns + flat[None, :],
-            mask=(rank < RANK)[:, None] & (flat < columns)[None, :],
-            other=0.0,
-        ).to(OPERAND)
-        b = tl.load(
-            lora_b + (long_row * RANK)[:, None] + rank[None, :],
-            mask=row_inside[:, None] & (rank < RANK)[None, :],
-            other=0.0,
-        ).to(OPERAND)
-        product = tl.dot(b, a, product, input_precision=PRECISION)
-    product = tl.reshape(product, (BLOCK_ROWS, BLOCK_BYTES, 8))
-    keep = (packed[:, :, None] >> bit[None, None, :]) & 1
-    value = tl.where(keep != 0, value + scaling * product, 0.0)
-    tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rank_stride", "first_rank", "rows_per_program"])
+@triton.jit(do_not_specialize=["rows_per_program"])
 def _masked_reduction_kernel(
     gradient,
     mask,
@@ -86,69 +153,76 @@ def _masked_reduction_kernel(
     rows,
     columns,
     mask_columns,
-    rank_stride,
     first_rank,
     rows_per_program,
     RANK: tl.constexpr,
-    RANK_PADDED: tl.constexpr,
+    RANKS: tl.constexpr,
+    RANK_TILE: tl.constexpr,
     OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
 ):
-    # One program owns rows_per_program × (8·BLOCK_BYTES) elements of G and walks down the rows. For each step
-    # its share of dB is complete (over its columns) and written; its share of dA is complete at the end.
-    BLOCK_COLUMNS: tl.constexpr = BLOCK_BYTES * 8
+    # One program owns rows_per_program × BLOCK_COLUMNS elements of G and walks down the rows. At each step its
+    # share of dB is complete (over its columns) and written; its share of dAᵀ is complete at the end.
     column_part = tl.program_id(0)
     row_part = tl.program_id(1)
-    rank = tl.arange(0, RANK_PADDED)
-    rank_inside = rank < RANK
-    byte = column_part * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    bit = tl.arange(0, 8)
-    column = byte[:, None] * 8 + bit[None, :]
-    flat = column_part * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    flat_inside = flat < columns
-
+    rank = tl.arange(0, RANK_TILE)
+    rank_inside = (rank < RANKS)[None, :]
+    column = column_part * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    column_inside = column < columns
+    byte = column_part * (BLOCK_COLUMNS // 8) + tl.arange(0, BLOCK_COLUMNS // 8)
     a = tl.load(
-        lora_a + (first_rank + rank)[None, :] * columns + flat[:, None],
-        mask=rank_inside[None, :] & flat_inside[:, None],
+        lora_a + (first_rank + rank)[None, :] * columns + column[:, None],
+        mask=rank_inside & column_inside[:, None],
         other=0.0,
-    ).to(OPERAND)
-    sum_a = tl.zeros((RANK_PADDED, BLOCK_COLUMNS), tl.float32)
+    )
+    a_high, a_low = _split(a, OPERAND, HALF)
+    sum_a = tl.zeros((BLOCK_COLUMNS, RANK_TILE), tl.float32)
     first_row = row_part * rows_per_program
-    for step in range(0, tl.minimum(rows_per_program, rows - first_row), BLOCK_ROWS):
-        row = first_row + step + tl.arange(0, BLOCK_ROWS)
-        row_inside = row < rows
-        long_row = row.to(tl.int64)
+    last_row = tl.minimum(first_row + rows_per_program, rows)
+    for step_row in tl.range(first_row, last_row, BLOCK_ROWS, num_stages=NUM_STAGES):
+        row = step_row + tl.arange(0, BLOCK_ROWS)
+        row_inside = (row < last_row)[:, None]
+        long_row = row.to(tl.int64)[:, None]
         value = tl.load(
-            gradient + (long_row * columns)[:, None, None] + column[None, :, :],
-            mask=row_inside[:, None, None] & (column < columns)[None, :, :],
+            gradient + long_row * columns + column[None, :],
+            mask=row_inside & column_inside[None, :],
             other=0.0,
         )
         packed = tl.load(
-            mask + (long_row * mask_columns)[:, None] + byte[None, :],
-            mask=row_inside[:, None] & (byte < mask_columns)[None, :],
+            mask + long_row * mask_columns + byte[None, :],
+            mask=row_inside & (byte < mask_columns)[None, :],
             other=0,
         )
-        keep = (packed[:, :, None] >> bit[None, None, :]) & 1
-        value = tl.where(keep != 0, value, 0.0).to(OPERAND)
-        value = tl.reshape(value, (BLOCK_ROWS, BLOCK_COLUMNS))
         b = tl.load(
-            lora_b + (long_row * rank_stride)[None, :] + (first_rank + rank)[:, None],
-            mask=row_inside[None, :] & rank_inside[:, None],
+            lora_b + long_row * RANK + (first_rank + rank)[None, :],
+            mask=row_inside & rank_inside,
             other=0.0,
-        ).to(OPERAND)
-        sum_b = tl.dot(value, a, input_precision=PRECISION)
-        tl.store(
-            parts_b + ((column_part * rows + long_row) * RANK)[:, None] + rank[None, :],
-            sum_b,
-            mask=row_inside[:, None] & rank_inside[None, :],
         )
-        sum_a = tl.dot(b, value, sum_a, input_precision=PRECISION)
+        b_high, b_low = _split(b, OPERAND, HALF)
+        keep = (packed.to(tl.int32)[:, :, None] & (1 << tl.arange(0, 8))) != 0
+        keep = tl.reshape(keep, (BLOCK_ROWS, BLOCK_COLUMNS))
+        value = tl.where(keep, value, 0.0).to(OPERAND)
+        sum_b = tl.dot(value, a_high, input_precision=PRECISION)
+        if SPLIT:
+            sum_b = tl.dot(value, a_low, sum_b, input_precision=PRECISION)
+        tl.store(
+            parts_b + (column_part * rows + long_row) * RANKS + rank[None, :],
+            sum_b,
+            mask=row_inside & rank_inside,
+        )
+        turned = tl.trans(value)
+        if SPLIT:
+            sum_a = tl.dot(turned, b_low, sum_a, input_precision=PRECISION)
+        sum_a = tl.dot(turned, b_high, sum_a, input_precision=PRECISION)
     tl.store(
-        parts_a + (row_part * RANK + rank).to(tl.int64)[:, None] * columns + flat[None, :],
+        parts_a + (row_part * RANKS + rank).to(tl.int64)[None, :] * columns + column[:, None],
         sum_a,
-        mask=rank_inside[:, None] & flat_inside[None, :],
+        mask=rank_inside & column_inside[:, None],
     )
 
 
@@ -167,7 +241,7 @@ def _sum_parts(parts, number, size, offset, BLOCK_PARTS: tl.constexpr, BLOCK: tl
     return total
 
 
-@triton.jit(do_not_specialize=["number_a", "number_b", "rank_stride", "first_rank", "programs_a"])
+@triton.jit(do_not_specialize=["number_a", "number_b", "rank", "first_rank", "programs_a"])
 def _finish_kernel(
     parts_a,
     parts_b,
@@ -178,26 +252,26 @@ def _finish_kernel(
     number_b,
     rows,
     columns,
-    rank_stride,
+    rank,
     first_rank,
     programs_a,
-    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     if program < programs_a:
         offset = program * BLOCK + tl.arange(0, BLOCK)
-        size = columns * RANK
+        size = columns * RANKS
         total = scaling * _sum_parts(parts_a, number_a, size, offset, BLOCK_PARTS, BLOCK)
         tl.store(
             grad_a + first_rank * columns + offset, total.to(grad_a.dtype.element_ty), mask=offset < size
         )
     else:
         offset = (program - programs_a) * BLOCK + tl.arange(0, BLOCK)
-        size = rows * RANK
+        size = rows * RANKS
         total = scaling * _sum_parts(parts_b, number_b, size, offset, BLOCK_PARTS, BLOCK)
-        where = (offset // RANK) * rank_stride + first_rank + offset % RANK
+        where = (offset // RANKS) * rank + first_rank + offset % RANKS
         tl.store(grad_b + where, total.to(grad_b.dtype.element_ty), mask=offset < size)
 
 
@@ -208,18 +282,58 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, str]:
-    """The operand type and precision of a product of `values` (W' or G) and `factors` (A and B).
+_launchers: dict[tuple[Any, ...], Callable[..., None]] = {}
 
-    Two 16-bit operands multiply exactly as they are. fp32 factors beside 16-bit values go through tf32, whose
-    10 bits of mantissa are finer than the values'; beside fp32 values they stay fp32.
+
+def _launch(
+    kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], constants: tuple[Any, ...], **options: int
+) -> None:
+    """kernel[grid](*arguments, *constants): after the first time without Triton's look at every argument.
+
+    That look takes as long as a small layer's kernels do. The key holds all that Triton compiles by: types,
+    alignment, the integers themselves. The first argument is a tensor and says which device.
+    """
+    with _on_device_of(arguments[0]):
+        if triton.knobs.runtime.interpret:
+            kernel[grid](*arguments, *constants, **options)
+            return
+        key = (
+            kernel,
+            grid,
+            constants,
+            *options.values(),
+            arguments[0].device.index,
+            *[
+                (value.dtype, value.data_ptr() % 16 == 0) if isinstance(value, Tensor) else value
+                for value in arguments
+            ],
+        )
+        launcher = _launchers.get(key)
+        if launcher is None:
+            _launchers[key] = kernel[grid](*arguments, *constants, **options)[grid]
+        else:
+            launcher(*arguments, *constants)
+
+
+@cache
+def _dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.dtype, bool, str]:
+    """OPERAND, HALF, SPLIT, PRECISION of a product of `values` (W' or G) and `factors` (A and B).
+
+    Two 16-bit operands multiply exactly as they are. fp32 factors beside bf16 values are split into two bf16
+    numbers, which keeps 16 of their bits; beside fp16 ones, whose range is too small for that, they go through
+    tf32, whose 10 bits are as fine as the values'. Beside fp32 values they stay fp32.
     """
     if values == torch.float32:
-        return tl.float32, "ieee"
+        return tl.float32, tl.float32, False, "ieee"
     # Triton's interpreter multiplies the bit patterns of bf16 as if they were integers: give it fp32.
-    if factors == values and not triton.knobs.runtime.interpret:
-        return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[values], "ieee"
-    return tl.float32, "tf32"
+    interpreted = triton.knobs.runtime.interpret
+    operand = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[values]
+    if factors == values:
+        operand = tl.float32 if interpreted else operand
+        return operand, operand, False, "ieee"
+    if values == torch.bfloat16:
+        return tl.float32 if interpreted else operand, operand, True, "ieee"
+    return tl.float32, tl.float32, False, "tf32"
 
 
 def effective_weight(
@@ -231,15 +345,20 @@ def effective_weight(
     out: Tensor,
     *,
     block_rows: int = 64,
-    block_bytes: int = 16,
-    num_warps: int = 8,
+    block_columns: int = 128,
+    num_warps: int = 4,
 ) -> Tensor:
-    """out = W⊙M + s·(BA)⊙M, (out, in), summed in fp32 and rounded once to the dtype of `out`."""
+    """out = W⊙M + s·(BA)⊙M, (out, in), summed in fp32 and rounded once to the dtype of `out`.
+
+    block_rows: a multiple of 16·num_warps; block_columns: of 32, halved for fp32, which needs the registers.
+    """
     rows, columns = weight.shape
-    operand, precision = _dot_mode(out.dtype, lora_a.dtype)
-    grid = (triton.cdiv(packed_mask.shape[1], block_bytes), triton.cdiv(rows, block_rows))
-    with _on_device_of(weight):
-        _effective_weight_kernel[grid](
+    if out.dtype == torch.float32:
+        block_columns = max(32, block_columns // 2)
+    _launch(
+        _effective_weight_kernel,
+        (-(-columns // block_columns), -(-rows // block_rows), 1),
+        (
             weight.contiguous(),
             packed_mask.contiguous(),
             lora_a.contiguous(),
@@ -249,15 +368,23 @@ def effective_weight(
             rows,
             columns,
             packed_mask.shape[1],
-            RANK=lora_a.shape[0],
-            RANK_SLICE=_RANK_SLICE,
-            OPERAND=operand,
-            PRECISION=precision,
-            BLOCK_ROWS=block_rows,
-            BLOCK_BYTES=block_bytes,
-            num_warps=num_warps,
-        )
+        ),
+        (
+            lora_a.shape[0],
+            _RANK_SLICE,
+            *_dot_mode(out.dtype, lora_a.dtype),
+            block_rows,
+            block_columns // 32,
+            num_warps,
+        ),
+        num_warps=num_warps,
+    )
     return out
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def masked_reduction(
@@ -267,71 +394,76 @@ def masked_reduction(
     lora_b: Tensor,
     scaling: float,
     *,
-    block_rows: int = 16,
-    block_bytes: int = 32,
-    rows_per_program: int | None = None,
+    block_rows: int = 64,
+    block_columns: int = 128,
+    rank_tile: int = 8,
+    programs: int = 2,
     num_warps: int = 4,
-    num_stages: int = 4,
+    num_stages: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
 
-    G is read once for every 16 ranks and not changed. Extra memory: fp32 partial sums of
-    4·min(r, 16)·(in·⌈out/rows_per_program⌉ + out·⌈in/(8·block_bytes)⌉) bytes.
+    G is read once for every 16 ranks and not changed. programs: how many a multiprocessor, about; the rows are
+    cut into so many parts. Extra memory: fp32 partial sums of
+    4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes. For fp32 both sides of the block are halved.
     """
     rows, columns = gradient.shape
-    if rows_per_program is None:  # in a small layer many programs count, in a large one little memory
-        rows_per_program = 1024 if gradient.numel() >= 2**23 else 128
-    rank, mask_columns = lora_a.shape[0], packed_mask.shape[1]
-    lora_a, lora_b = lora_a.contiguous(), lora_b.contiguous()
+    if gradient.dtype == torch.float32:
+        block_rows, block_columns = max(16, block_rows // 2), max(16, block_columns // 2)
+    device = gradient.device
+    column_parts = -(-columns // block_columns)
+    row_parts = max(1, programs * _multiprocessors(device) // column_parts)
+    rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
+    row_parts = -(-rows // rows_per_program)
+    rank = lora_a.shape[0]
+    packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
-    number_a, number_b = triton.cdiv(rows, rows_per_program), triton.cdiv(mask_columns, block_bytes)
     width = min(rank, _RANK_SLICE)
-    size_a, size_b = number_a * width * columns, number_b * rows * width
-    parts = torch.empty(size_a + size_b, dtype=torch.float32, device=gradient.device)
-    operand, precision = _dot_mode(gradient.dtype, lora_a.dtype)
+    parts_a = torch.empty(row_parts * width * columns, dtype=torch.float32, device=device)
+    parts_b = torch.empty(column_parts * rows * width, dtype=torch.float32, device=device)
+    mode = _dot_mode(gradient.dtype, lora_a.dtype)
     block = 128
-    with _on_device_of(gradient):
-        for first_rank in range(0, rank, _RANK_SLICE):
-            ranks = min(_RANK_SLICE, rank - first_rank)
-            _masked_reduction_kernel[(number_b, number_a)](
+    for first_rank in range(0, rank, _RANK_SLICE):
+        ranks = min(_RANK_SLICE, rank - first_rank)
+        tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
+        _launch(
+            _masked_reduction_kernel,
+            (column_parts, row_parts, 1),
+            (
                 gradient,
-                packed_mask.contiguous(),
+                packed_mask,
                 lora_a,
                 lora_b,
-                parts,
-                parts[size_a:],
+                parts_a,
+                parts_b,
                 rows,
                 columns,
-                mask_columns,
-                rank,
+                packed_mask.shape[1],
                 first_rank,
                 rows_per_program,
-                RANK=ranks,
-                RANK_PADDED=_RANK_SLICE,
-                OPERAND=operand,
-                PRECISION=precision,
-                BLOCK_ROWS=block_rows,
-                BLOCK_BYTES=block_bytes,
-                num_warps=num_warps,
-                num_stages=num_stages,
-            )
-            programs_a = triton.cdiv(ranks * columns, block)
-            _finish_kernel[(programs_a + triton.cdiv(ranks * rows, block),)](
-                parts,
-                parts[size_a:],
+            ),
+            (rank, ranks, tile, *mode, block_rows, block_columns, num_stages),
+            num_warps=num_warps,
+        )
+        programs_a = -(-ranks * columns // block)
+        _launch(
+            _finish_kernel,
+            (programs_a + -(-ranks * rows // block), 1, 1),
+            (
+                parts_a,
+                parts_b,
                 grad_a,
                 grad_b,
                 scaling,
-                number_a,
-                number_b,
+                row_parts,
+                column_parts,
                 rows,
                 columns,
                 rank,
                 first_rank,
                 programs_a,
-                RANK=ranks,
-                BLOCK_PARTS=32,
-                BLOCK=block,
-                num_warps=4,
-            )
+            ),
+            (ranks, 32, block),
+            num_warps=4,
+        )
     return grad_a, grad_b
