@@ -16,8 +16,8 @@ Symbols and the plain torch definitions: `sparse_lora_torch`. The kernels for GP
 
 import importlib
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from types import ModuleType
 from typing import Any
 
@@ -165,7 +165,7 @@ class _SparseLoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, packed_mask, lora_a, lora_b = ctx.saved_tensors
-        need_x, need_a, need_b, need_bias = (ctx.needs_input_grad[i] for i in (0, 3, 4, 6))
+        need_x, _, _, need_a, need_b, _, need_bias = ctx.needs_input_grad
         backward = torch.ops.ressa.sparse_lora_backward.default if _is_traced() else _backward
         grad_x, grad_a, grad_b = backward(
             grad_out, x, weight, packed_mask, lora_a, lora_b, ctx.scaling, need_x, need_a or need_b
@@ -204,13 +204,21 @@ _library.define(
 )
 
 
-def _no_autocast(device: str) -> AbstractContextManager[Any]:
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """Every cast here is explicit, and autocast would round the fp32 sums of the plain torch path."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+
+    @wraps(function)
+    def wrapped(tensor: Tensor, *arguments: Any) -> Any:
+        device = tensor.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return function(tensor, *arguments)
+        return function(tensor, *arguments)
+
+    return wrapped
 
 
+@_without_autocast
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -220,12 +228,12 @@ def _forward(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    with _no_autocast(x.device.type):
-        effective = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
-        _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
-        return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
+    effective = x.new_empty(weight.shape)
+    _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
+    return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
 
 
+@_without_autocast
 def _backward(
     grad_out: Tensor,
     x: Tensor,
@@ -238,17 +246,16 @@ def _backward(
     need_lora: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dX, dA, dB; an empty tensor for each that is not needed."""
-    grad_x = grad_a = grad_b = None
+    grad_x = grad_a = grad_b = buffer = None
     kernels = _implementation(x)
-    with _no_autocast(x.device.type):
-        rows = grad_out.reshape(-1, weight.shape[0])
-        buffer = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
-        if need_lora:
-            torch.mm(rows.t(), x.reshape(-1, weight.shape[1]), out=buffer)
-            grad_a, grad_b = kernels.masked_reduction(buffer, packed_mask, lora_a, lora_b, scaling)
-        if need_x:
-            kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
-            grad_x = torch.mm(rows, buffer).view(x.shape)
+    rows = grad_out if grad_out.dim() == 2 else grad_out.reshape(-1, weight.shape[0])
+    if need_lora:
+        buffer = torch.mm(rows.t(), x if x.dim() == 2 else x.reshape(-1, weight.shape[1]))
+        grad_a, grad_b = kernels.masked_reduction(buffer, packed_mask, lora_a, lora_b, scaling)
+    if need_x:
+        buffer = x.new_empty(weight.shape) if buffer is None else buffer
+        kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
+        grad_x = torch.mm(rows, buffer).view(x.shape)
     return (
         x.new_empty(0) if grad_x is None else grad_x,
         lora_a.new_empty(0) if grad_a is None else grad_a,

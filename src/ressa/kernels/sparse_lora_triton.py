@@ -148,8 +148,8 @@ def _masked_reduction_kernel(
     mask,
     lora_a,
     lora_b,
-    parts_a,
-    parts_b,
+    parts,
+    size_a,
     rows,
     columns,
     mask_columns,
@@ -211,7 +211,7 @@ def _masked_reduction_kernel(
         if SPLIT:
             sum_b = tl.dot(value, a_low, sum_b, input_precision=PRECISION)
         tl.store(
-            parts_b + (column_part * rows + long_row) * RANKS + rank[None, :],
+            parts + size_a + (column_part * rows + long_row) * RANKS + rank[None, :],
             sum_b,
             mask=row_inside & rank_inside,
         )
@@ -220,7 +220,7 @@ def _masked_reduction_kernel(
             sum_a = tl.dot(turned, b_low, sum_a, input_precision=PRECISION)
         sum_a = tl.dot(turned, b_high, sum_a, input_precision=PRECISION)
     tl.store(
-        parts_a + (row_part * RANKS + rank).to(tl.int64)[None, :] * columns + column[:, None],
+        parts + (row_part * RANKS + rank).to(tl.int64)[None, :] * columns + column[:, None],
         sum_a,
         mask=rank_inside & column_inside[:, None],
     )
@@ -243,11 +243,11 @@ def _sum_parts(parts, number, size, offset, BLOCK_PARTS: tl.constexpr, BLOCK: tl
 
 @triton.jit(do_not_specialize=["number_a", "number_b", "rank", "first_rank", "programs_a"])
 def _finish_kernel(
-    parts_a,
-    parts_b,
+    parts,
     grad_a,
     grad_b,
     scaling,
+    size_a,
     number_a,
     number_b,
     rows,
@@ -263,16 +263,43 @@ def _finish_kernel(
     if program < programs_a:
         offset = program * BLOCK + tl.arange(0, BLOCK)
         size = columns * RANKS
-        total = scaling * _sum_parts(parts_a, number_a, size, offset, BLOCK_PARTS, BLOCK)
+        total = scaling * _sum_parts(parts, number_a, size, offset, BLOCK_PARTS, BLOCK)
         tl.store(
             grad_a + first_rank * columns + offset, total.to(grad_a.dtype.element_ty), mask=offset < size
         )
     else:
         offset = (program - programs_a) * BLOCK + tl.arange(0, BLOCK)
         size = rows * RANKS
-        total = scaling * _sum_parts(parts_b, number_b, size, offset, BLOCK_PARTS, BLOCK)
+        total = scaling * _sum_parts(parts + size_a, number_b, size, offset, BLOCK_PARTS, BLOCK)
         where = (offset // RANKS) * rank + first_rank + offset % RANKS
         tl.store(grad_b + where, total.to(grad_b.dtype.element_ty), mask=offset < size)
+
+
+class _Launcher:
+    """kernel[grid](*tensors, *numbers), with Triton's look at every argument at the first call only.
+
+    That look takes as long as a small layer's kernels. One launcher is for one layer shape, its types and its
+    device, so that nothing but alignment may differ from call to call. `numbers` end with the constants.
+    """
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, int, int], numbers: tuple[Any, ...], num_warps: int
+    ) -> None:
+        self.kernel, self.grid, self.numbers, self.num_warps = kernel, grid, numbers, num_warps
+        self.compiled: Callable[..., None] | None = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        with _on_device_of(tensors[0]):
+            pointers = 0
+            for tensor in tensors:
+                pointers |= tensor.data_ptr()
+            aligned = pointers % 16 == 0
+            if self.compiled is not None and aligned:
+                self.compiled(*tensors, *self.numbers)
+                return
+            found = self.kernel[self.grid](*tensors, *self.numbers, num_warps=self.num_warps)
+            if aligned and not triton.knobs.runtime.interpret:
+                self.compiled = found[self.grid]
 
 
 def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -280,39 +307,6 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
         return torch.cuda.device(tensor.device)
     return nullcontext()
-
-
-_launchers: dict[tuple[Any, ...], Callable[..., None]] = {}
-
-
-def _launch(
-    kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], constants: tuple[Any, ...], **options: int
-) -> None:
-    """kernel[grid](*arguments, *constants): after the first time without Triton's look at every argument.
-
-    That look takes as long as a small layer's kernels do. The key holds all that Triton compiles by: types,
-    alignment, the integers themselves. The first argument is a tensor and says which device.
-    """
-    with _on_device_of(arguments[0]):
-        if triton.knobs.runtime.interpret:
-            kernel[grid](*arguments, *constants, **options)
-            return
-        key = (
-            kernel,
-            grid,
-            constants,
-            *options.values(),
-            arguments[0].device.index,
-            *[
-                (value.dtype, value.data_ptr() % 16 == 0) if isinstance(value, Tensor) else value
-                for value in arguments
-            ],
-        )
-        launcher = _launchers.get(key)
-        if launcher is None:
-            _launchers[key] = kernel[grid](*arguments, *constants, **options)[grid]
-        else:
-            launcher(*arguments, *constants)
 
 
 @cache
@@ -336,6 +330,28 @@ def _dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.d
     return tl.float32, tl.float32, False, "tf32"
 
 
+@cache
+def _effective_weight_launcher(
+    shape: tuple[int, int],
+    rank: int,
+    types: tuple[torch.dtype, ...],
+    device: torch.device,
+    scaling: float,
+    block_rows: int,
+    block_columns: int,
+    num_warps: int,
+) -> _Launcher:
+    """types: of W, of A and B, of the result."""
+    rows, columns = shape
+    if types[2] == torch.float32:
+        block_columns = max(32, block_columns // 2)
+    grid = (-(-columns // block_columns), -(-rows // block_rows), 1)
+    numbers = (scaling, rows, columns, (columns + 7) // 8)
+    mode = _dot_mode(types[2], types[1])
+    constants = (rank, _RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
+    return _Launcher(_effective_weight_kernel, grid, numbers + constants, num_warps)
+
+
 def effective_weight(
     weight: Tensor,
     packed_mask: Tensor,
@@ -352,39 +368,59 @@ def effective_weight(
 
     block_rows: a multiple of 16·num_warps; block_columns: of 32, halved for fp32, which needs the registers.
     """
-    rows, columns = weight.shape
-    if out.dtype == torch.float32:
-        block_columns = max(32, block_columns // 2)
-    _launch(
-        _effective_weight_kernel,
-        (-(-columns // block_columns), -(-rows // block_rows), 1),
-        (
-            weight.contiguous(),
-            packed_mask.contiguous(),
-            lora_a.contiguous(),
-            lora_b.contiguous(),
-            out,
-            scaling,
-            rows,
-            columns,
-            packed_mask.shape[1],
-        ),
-        (
-            lora_a.shape[0],
-            _RANK_SLICE,
-            *_dot_mode(out.dtype, lora_a.dtype),
-            block_rows,
-            block_columns // 32,
-            num_warps,
-        ),
-        num_warps=num_warps,
+    types = (weight.dtype, lora_a.dtype, out.dtype)
+    launch = _effective_weight_launcher(
+        weight.shape, lora_a.shape[0], types, weight.device, scaling, block_rows, block_columns, num_warps
     )
+    launch(weight.contiguous(), packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous(), out)
     return out
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+def _reduction_launchers(
+    shape: tuple[int, int],
+    rank: int,
+    types: tuple[torch.dtype, torch.dtype],
+    device: torch.device,
+    scaling: float,
+    block_rows: int,
+    block_columns: int,
+    rank_tile: int,
+    programs: int,
+    num_warps: int,
+    num_stages: int,
+) -> tuple[int, list[tuple[_Launcher, _Launcher]]]:
+    """How many partial sums; for each slice of ranks the launchers that make and add them.
+
+    types: of G, of A and B.
+    """
+    rows, columns = shape
+    if types[0] == torch.float32:
+        block_rows, block_columns = max(16, block_rows // 2), max(16, block_columns // 2)
+    multiprocessors = (
+        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    )
+    column_parts = -(-columns // block_columns)
+    row_parts = max(1, programs * multiprocessors // column_parts)
+    rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
+    row_parts = -(-rows // rows_per_program)
+    size_a = row_parts * min(rank, _RANK_SLICE) * columns
+    size_b = column_parts * min(rank, _RANK_SLICE) * rows
+    mode = _dot_mode(*types)
+    block = 128
+    launchers = []
+    for first_rank in range(0, rank, _RANK_SLICE):
+        ranks = min(_RANK_SLICE, rank - first_rank)
+        tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
+        numbers = (size_a, rows, columns, (columns + 7) // 8, first_rank, rows_per_program)
+        constants = (rank, ranks, tile, *mode, block_rows, block_columns, num_stages)
+        grid = (column_parts, row_parts, 1)
+        reduce = _Launcher(_masked_reduction_kernel, grid, numbers + constants, num_warps)
+        programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
+        added = (scaling, size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
+        finish = _Launcher(_finish_kernel, (programs_a + programs_b, 1, 1), (*added, ranks, 32, block), 4)
+        launchers.append((reduce, finish))
+    return size_a + size_b, launchers
 
 
 def masked_reduction(
@@ -407,63 +443,23 @@ def masked_reduction(
     cut into so many parts. Extra memory: fp32 partial sums of
     4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes. For fp32 both sides of the block are halved.
     """
-    rows, columns = gradient.shape
-    if gradient.dtype == torch.float32:
-        block_rows, block_columns = max(16, block_rows // 2), max(16, block_columns // 2)
-    device = gradient.device
-    column_parts = -(-columns // block_columns)
-    row_parts = max(1, programs * _multiprocessors(device) // column_parts)
-    rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
-    row_parts = -(-rows // rows_per_program)
-    rank = lora_a.shape[0]
+    size, launchers = _reduction_launchers(
+        gradient.shape,
+        lora_a.shape[0],
+        (gradient.dtype, lora_a.dtype),
+        gradient.device,
+        scaling,
+        block_rows,
+        block_columns,
+        rank_tile,
+        programs,
+        num_warps,
+        num_stages,
+    )
     packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
-    width = min(rank, _RANK_SLICE)
-    parts_a = torch.empty(row_parts * width * columns, dtype=torch.float32, device=device)
-    parts_b = torch.empty(column_parts * rows * width, dtype=torch.float32, device=device)
-    mode = _dot_mode(gradient.dtype, lora_a.dtype)
-    block = 128
-    for first_rank in range(0, rank, _RANK_SLICE):
-        ranks = min(_RANK_SLICE, rank - first_rank)
-        tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
-        _launch(
-            _masked_reduction_kernel,
-            (column_parts, row_parts, 1),
-            (
-                gradient,
-                packed_mask,
-                lora_a,
-                lora_b,
-                parts_a,
-                parts_b,
-                rows,
-                columns,
-                packed_mask.shape[1],
-                first_rank,
-                rows_per_program,
-            ),
-            (rank, ranks, tile, *mode, block_rows, block_columns, num_stages),
-            num_warps=num_warps,
-        )
-        programs_a = -(-ranks * columns // block)
-        _launch(
-            _finish_kernel,
-            (programs_a + -(-ranks * rows // block), 1, 1),
-            (
-                parts_a,
-                parts_b,
-                grad_a,
-                grad_b,
-                scaling,
-                row_parts,
-                column_parts,
-                rows,
-                columns,
-                rank,
-                first_rank,
-                programs_a,
-            ),
-            (ranks, 32, block),
-            num_warps=4,
-        )
+    parts = gradient.new_empty(size, dtype=torch.float32)
+    for reduce, finish in launchers:
+        reduce(gradient, packed_mask, lora_a, lora_b, parts)
+        finish(parts, grad_a, grad_b)
     return grad_a, grad_b
