@@ -28,6 +28,96 @@ def _split(factor, OPERAND: tl.constexpr, HALF: tl.constexpr):
     return high.to(OPERAND), low.to(OPERAND)
 
 
+# Tiles of W and G are (BLOCK_ROWS, CHUNKS, 32). In memory's order a thread holds 8 neighbouring columns, that is
+# 16 bytes of a bf16 weight and one byte of the mask; four threads hold 32 columns, a warp 8 rows. The tensor
+# cores deal the elements of (BLOCK_ROWS, CHUNKS·32) out otherwise: WARPS·16 rows as (warp, half, 8), 32 columns as
+# (4, thread, 2). Rows and columns of a product may come in any order, so they are numbered such that both orders
+# put each element into the same thread. Then a tile goes from one to the other without leaving its registers.
+
+
+@triton.jit
+def _product_rows(BLOCK_ROWS: tl.constexpr, WARPS: tl.constexpr):
+    """The row of a tile in memory that each row of a product is."""
+    m = tl.arange(0, BLOCK_ROWS)
+    return m // (16 * WARPS) * (16 * WARPS) + m // 8 % 2 * (8 * WARPS) + m // 16 % WARPS * 8 + m % 8
+
+
+@triton.jit
+def _product_columns(CHUNKS: tl.constexpr):
+    """The column of a tile in memory that each column of a product is."""
+    n = tl.arange(0, CHUNKS * 32)
+    return n // 32 * 32 + n // 2 % 4 * 8 + n // 8 % 4 * 2 + n % 2
+
+
+@triton.jit
+def _from_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
+    """(BLOCK_ROWS, CHUNKS·32) in a product's order → (BLOCK_ROWS, CHUNKS, 32) in memory's."""
+    tile = tl.reshape(tile, (BLOCK_ROWS // (16 * WARPS), WARPS, 2, 8, CHUNKS, 4, 4, 2))
+    return tl.reshape(tl.permute(tile, (0, 2, 1, 3, 4, 6, 5, 7)), (BLOCK_ROWS, CHUNKS, 32))
+
+
+@triton.jit
+def _to_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
+    """(BLOCK_ROWS, CHUNKS, 32) in memory's order → (BLOCK_ROWS, CHUNKS·32) in a product's."""
+    tile = tl.reshape(tile, (BLOCK_ROWS // (16 * WARPS), 2, WARPS, 8, CHUNKS, 4, 4, 2))
+    return tl.reshape(tl.permute(tile, (0, 2, 1, 3, 4, 6, 5, 7)), (BLOCK_ROWS, CHUNKS * 32))
+
+
+@triton.jit
+def _load_tile(
+    matrix,
+    mask,
+    first_row,
+    last_row,
+    first_column,
+    columns,
+    mask_columns,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    """A tile of W or G and its bytes of the mask; zeros outside."""
+    chunk = tl.arange(0, CHUNKS)[:, None]
+    column = (first_column + chunk * 32 + tl.arange(0, 32)[None, :])[None, :, :]
+    byte = (first_column // 8 + chunk * 4 + tl.arange(0, 4)[None, :])[None, :, :]
+    row = (first_row + tl.arange(0, BLOCK_ROWS))[:, None, None]
+    inside = row < last_row
+    row = row.to(tl.int64)
+    value = tl.load(
+        matrix + row * columns + column,
+        mask=inside & (column < columns),
+        other=0.0,
+        eviction_policy="evict_first",
+    )
+    packed = tl.load(mask + row * mask_columns + byte, mask=inside & (byte < mask_columns), other=0)
+    return value, packed
+
+
+@triton.jit
+def _unpack(packed, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr):
+    """Bytes of the mask (BLOCK_ROWS, CHUNKS, 4) → what they keep (BLOCK_ROWS, CHUNKS, 32)."""
+    keep = (packed.to(tl.int32)[:, :, :, None] & (1 << tl.arange(0, 8))) != 0
+    return tl.reshape(keep, (BLOCK_ROWS, CHUNKS, 32))
+
+
+@triton.jit
+def _load_b(
+    lora_b,
+    row,
+    last_row,
+    first_rank,
+    ranks,
+    RANK: tl.constexpr,
+    RANK_TILE: tl.constexpr,
+):
+    """B at rows `row` and so many `ranks` of its columns, (rows, RANK_TILE), zeros outside."""
+    rank = tl.arange(0, RANK_TILE)[None, :]
+    return tl.load(
+        lora_b + row.to(tl.int64)[:, None] * RANK + first_rank + rank,
+        mask=(row < last_row)[:, None] & (rank < ranks),
+        other=0.0,
+    )
+
+
 @triton.jit
 def effective_tile(
     weight,
@@ -48,66 +138,32 @@ def effective_tile(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """This program's tile of W + s·BA in fp32, what the mask keeps of it, its rows and its columns.
-
-    Tiles are (BLOCK_ROWS, CHUNKS, 32). In memory's order a thread holds 8 neighbouring columns, 16 bytes of a
-    bf16 weight and one byte of the mask; four threads hold 32 columns and a warp 8 rows. The tensor cores leave
-    a product of WARPS·16 rows otherwise: row (warp, half, 8), column (4, thread, 2). So rows of B and columns
-    of A are loaded in the order in which their product lies where the weight does: a thread multiplies what
-    it loads and stores it, and nothing goes through shared memory but A and B.
-    """
-    COLUMNS: tl.constexpr = CHUNKS * 32
-    REPEAT: tl.constexpr = BLOCK_ROWS // (16 * WARPS)
+    """This program's tile of W + s·BA in fp32, and what the mask keeps of it."""
     first_row = tl.program_id(1) * BLOCK_ROWS
-    first_column = tl.program_id(0) * COLUMNS
-    row = first_row + tl.arange(0, BLOCK_ROWS)
-    chunk = tl.arange(0, CHUNKS)
-    column = first_column + (chunk * 32)[:, None] + tl.arange(0, 32)[None, :]
-    byte = first_column // 8 + (chunk * 4)[:, None] + tl.arange(0, 4)[None, :]
-    row_inside = (row < rows)[:, None, None]
-    long_row = row.to(tl.int64)[:, None, None]
-    value = tl.load(
-        weight + long_row * columns + column[None, :, :],
-        mask=row_inside & (column < columns)[None, :, :],
-        other=0.0,
-        eviction_policy="evict_first",
+    first_column = tl.program_id(0) * CHUNKS * 32
+    value, packed = _load_tile(
+        weight, mask, first_row, rows, first_column, columns, mask_columns, BLOCK_ROWS, CHUNKS
     )
-    packed = tl.load(
-        mask + long_row * mask_columns + byte[None, :, :],
-        mask=row_inside & (byte < mask_columns)[None, :, :],
-        other=0,
-    )
-
-    m = tl.arange(0, BLOCK_ROWS)
-    m = m // (16 * WARPS) * (16 * WARPS) + m // 8 % 2 * (8 * WARPS) + m // 16 % WARPS * 8 + m % 8
-    m = first_row + m
-    n = tl.arange(0, COLUMNS)
-    n = first_column + n // 32 * 32 + n // 2 % 4 * 8 + n // 8 % 4 * 2 + n % 2
-    product = tl.zeros((BLOCK_ROWS, COLUMNS), tl.float32)
+    row = first_row + _product_rows(BLOCK_ROWS, WARPS)
+    column = first_column + _product_columns(CHUNKS)
+    product = tl.zeros((BLOCK_ROWS, CHUNKS * 32), tl.float32)
     for first_rank in range(0, RANK, RANK_SLICE):
-        rank = first_rank + tl.arange(0, RANK_SLICE)
+        ranks = RANK - first_rank
+        rank = tl.arange(0, RANK_SLICE)
         a = tl.load(
-            lora_a + rank[:, None] * columns + n[None, :],
-            mask=(rank < RANK)[:, None] & (n < columns)[None, :],
+            lora_a + (first_rank + rank)[:, None] * columns + column[None, :],
+            mask=(rank < ranks)[:, None] & (column < columns)[None, :],
             other=0.0,
         )
-        b = tl.load(
-            lora_b + (m.to(tl.int64) * RANK)[:, None] + rank[None, :],
-            mask=(m < rows)[:, None] & (rank < RANK)[None, :],
-            other=0.0,
-        )
+        b = _load_b(lora_b, row, rows, first_rank, ranks, RANK, RANK_SLICE)
         a_high, a_low = _split(a, OPERAND, HALF)
         b_high, b_low = _split(b, OPERAND, HALF)
         if SPLIT:
             product = tl.dot(b_low, a_high, product, input_precision=PRECISION)
             product = tl.dot(b_high, a_low, product, input_precision=PRECISION)
         product = tl.dot(b_high, a_high, product, input_precision=PRECISION)
-    product = tl.reshape(product, (REPEAT, WARPS, 2, 8, CHUNKS, 4, 4, 2))
-    product = tl.permute(product, (0, 2, 1, 3, 4, 6, 5, 7))
-    product = tl.reshape(product, (BLOCK_ROWS, CHUNKS, 32))
-    keep = (packed.to(tl.int32)[:, :, :, None] & (1 << tl.arange(0, 8))) != 0
-    keep = tl.reshape(keep, (BLOCK_ROWS, CHUNKS, 32))
-    return value.to(tl.float32) + scaling * product, keep, row, column
+    product = _from_product(product, BLOCK_ROWS, CHUNKS, WARPS)
+    return value.to(tl.float32) + scaling * product, _unpack(packed, BLOCK_ROWS, CHUNKS)
 
 
 @triton.jit(do_not_specialize=["mask_columns"])
@@ -131,18 +187,21 @@ def _effective_weight_kernel(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    value, keep, row, column = effective_tile(
+    value, keep = effective_tile(
         weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
+    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
+    column = (chunk[:, None] * 32 + tl.arange(0, 32)[None, :])[None, :, :]
+    row = (tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None, None]
     tl.store(
-        out + row.to(tl.int64)[:, None, None] * columns + column[None, :, :],
+        out + row.to(tl.int64) * columns + column,
         tl.where(keep, value, 0.0).to(out.dtype.element_ty),
-        mask=(row < rows)[:, None, None] & (column < columns)[None, :, :],
+        mask=(row < rows) & (column < columns),
     )
 
 
-@triton.jit(do_not_specialize=["rows_per_program"])
+@triton.jit(do_not_specialize=["mask_columns", "rows_per_program"])
 def _masked_reduction_kernel(
     gradient,
     mask,
@@ -163,66 +222,62 @@ def _masked_reduction_kernel(
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    # One program owns rows_per_program × BLOCK_COLUMNS elements of G and walks down the rows. At each step its
-    # share of dB is complete (over its columns) and written; its share of dAᵀ is complete at the end.
+    # One program owns rows_per_program × (32·CHUNKS) elements of G and walks down the rows, the next tile on its
+    # way while it works on one. At each step its share of dB is complete (over its columns) and written; its
+    # share of dAᵀ is complete at the end. For dB the tile stays in registers, for dAᵀ it is turned in shared memory.
     column_part = tl.program_id(0)
     row_part = tl.program_id(1)
+    first_column = column_part * CHUNKS * 32
+    column = first_column + _product_columns(CHUNKS)
     rank = tl.arange(0, RANK_TILE)
-    rank_inside = (rank < RANKS)[None, :]
-    column = column_part * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    column_inside = column < columns
-    byte = column_part * (BLOCK_COLUMNS // 8) + tl.arange(0, BLOCK_COLUMNS // 8)
-    a = tl.load(
-        lora_a + (first_rank + rank)[None, :] * columns + column[:, None],
-        mask=rank_inside & column_inside[:, None],
-        other=0.0,
-    )
+    inside_a = (rank < RANKS)[None, :] & (column < columns)[:, None]
+    a = tl.load(lora_a + (first_rank + rank)[None, :] * columns + column[:, None], mask=inside_a, other=0.0)
     a_high, a_low = _split(a, OPERAND, HALF)
-    sum_a = tl.zeros((BLOCK_COLUMNS, RANK_TILE), tl.float32)
+    sum_a = tl.zeros((CHUNKS * 32, RANK_TILE), tl.float32)
     first_row = row_part * rows_per_program
     last_row = tl.minimum(first_row + rows_per_program, rows)
-    for step_row in tl.range(first_row, last_row, BLOCK_ROWS, num_stages=NUM_STAGES):
-        row = step_row + tl.arange(0, BLOCK_ROWS)
-        row_inside = (row < last_row)[:, None]
-        long_row = row.to(tl.int64)[:, None]
-        value = tl.load(
-            gradient + long_row * columns + column[None, :],
-            mask=row_inside & column_inside[None, :],
-            other=0.0,
+    row = first_row + _product_rows(BLOCK_ROWS, WARPS)
+    value, packed = _load_tile(
+        gradient, mask, first_row, last_row, first_column, columns, mask_columns, BLOCK_ROWS, CHUNKS
+    )
+    b = _load_b(lora_b, row, last_row, first_rank, RANKS, RANK, RANK_TILE)
+    for step in range(first_row, last_row, BLOCK_ROWS):
+        next_row = row + BLOCK_ROWS
+        next_value, next_packed = _load_tile(
+            gradient,
+            mask,
+            step + BLOCK_ROWS,
+            last_row,
+            first_column,
+            columns,
+            mask_columns,
+            BLOCK_ROWS,
+            CHUNKS,
         )
-        packed = tl.load(
-            mask + long_row * mask_columns + byte[None, :],
-            mask=row_inside & (byte < mask_columns)[None, :],
-            other=0,
-        )
-        b = tl.load(
-            lora_b + long_row * RANK + (first_rank + rank)[None, :],
-            mask=row_inside & rank_inside,
-            other=0.0,
-        )
-        b_high, b_low = _split(b, OPERAND, HALF)
-        keep = (packed.to(tl.int32)[:, :, None] & (1 << tl.arange(0, 8))) != 0
-        keep = tl.reshape(keep, (BLOCK_ROWS, BLOCK_COLUMNS))
-        value = tl.where(keep, value, 0.0).to(OPERAND)
+        next_b = _load_b(lora_b, next_row, last_row, first_rank, RANKS, RANK, RANK_TILE)
+        value = tl.where(_unpack(packed, BLOCK_ROWS, CHUNKS), value, 0.0).to(OPERAND)
+        value = _to_product(value, BLOCK_ROWS, CHUNKS, WARPS)
         sum_b = tl.dot(value, a_high, input_precision=PRECISION)
         if SPLIT:
             sum_b = tl.dot(value, a_low, sum_b, input_precision=PRECISION)
         tl.store(
-            parts + size_a + (column_part * rows + long_row) * RANKS + rank[None, :],
+            parts + size_a + (column_part * rows + row.to(tl.int64)[:, None]) * RANKS + rank[None, :],
             sum_b,
-            mask=row_inside & rank_inside,
+            mask=(row < last_row)[:, None] & (rank < RANKS)[None, :],
         )
         turned = tl.trans(value)
+        b_high, b_low = _split(b, OPERAND, HALF)
         if SPLIT:
             sum_a = tl.dot(turned, b_low, sum_a, input_precision=PRECISION)
         sum_a = tl.dot(turned, b_high, sum_a, input_precision=PRECISION)
+        row, value, packed, b = next_row, next_value, next_packed, next_b
     tl.store(
         parts + (row_part * RANKS + rank).to(tl.int64)[None, :] * columns + column[:, None],
         sum_a,
-        mask=rank_inside & column_inside[:, None],
+        mask=inside_a,
     )
 
 
@@ -388,7 +443,6 @@ def _reduction_launchers(
     rank_tile: int,
     programs: int,
     num_warps: int,
-    num_stages: int,
 ) -> tuple[int, list[tuple[_Launcher, _Launcher]]]:
     """How many partial sums; for each slice of ranks the launchers that make and add them.
 
@@ -396,7 +450,7 @@ def _reduction_launchers(
     """
     rows, columns = shape
     if types[0] == torch.float32:
-        block_rows, block_columns = max(16, block_rows // 2), max(16, block_columns // 2)
+        block_columns = max(32, block_columns // 2)
     multiprocessors = (
         torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     )
@@ -413,7 +467,7 @@ def _reduction_launchers(
         ranks = min(_RANK_SLICE, rank - first_rank)
         tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
         numbers = (size_a, rows, columns, (columns + 7) // 8, first_rank, rows_per_program)
-        constants = (rank, ranks, tile, *mode, block_rows, block_columns, num_stages)
+        constants = (rank, ranks, tile, *mode, block_rows, block_columns // 32, num_warps)
         grid = (column_parts, row_parts, 1)
         reduce = _Launcher(_masked_reduction_kernel, grid, numbers + constants, num_warps)
         programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
@@ -435,13 +489,12 @@ def masked_reduction(
     rank_tile: int = 8,
     programs: int = 2,
     num_warps: int = 4,
-    num_stages: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
 
     G is read once for every 16 ranks and not changed. programs: how many a multiprocessor, about; the rows are
-    cut into so many parts. Extra memory: fp32 partial sums of
-    4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes. For fp32 both sides of the block are halved.
+    cut into so many parts. Blocks as in `effective_weight`. Extra memory: fp32 partial sums of
+    4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes.
     """
     size, launchers = _reduction_launchers(
         gradient.shape,
@@ -454,7 +507,6 @@ def masked_reduction(
         rank_tile,
         programs,
         num_warps,
-        num_stages,
     )
     packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
