@@ -3,11 +3,13 @@
 `test_triton_interpreter.py` runs this file in the interpreter where there is no GPU.
 """
 
+import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import SHAPES, error, exact_reduction, exact_weight, layer
+from kernel_cases import SHAPES, error, exact_reduction, exact_weight, layer, pack
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -148,6 +150,19 @@ def test_the_layer_on_the_kernels_has_the_gradients_of_the_formula(monkeypatch, 
         found, (case.grad_out.double() @ weight, *exact_reduction(case, gradient)), strict=True
     ):
         assert error(one, exact) < bound
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 8), (37, 40, 3), (70, 300, 17)], ids=str)
+def test_kept_values_of_a_two_in_four_mask_row_by_row(monkeypatch, shape):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    compressed = importlib.import_module("compressed")
+    case = layer(shape, torch.bfloat16, device=DEVICE)
+    groups = torch.rand(shape[0], shape[1] // 4, 4).argsort(-1) < 2
+    case.mask, case.packed = groups.view(shape[:2]).to(DEVICE), pack(groups.view(shape[:2])).to(DEVICE)
+    arguments = (case.weight, case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    out = torch.full((case.weight.numel() // 2,), torch.nan, dtype=torch.bfloat16, device=DEVICE)
+    whole = sparse_lora_triton.effective_weight(*arguments, torch.empty_like(case.weight))
+    assert torch.equal(compressed.kept_values(*arguments, out), whole[case.mask])
 
 
 on_gpu = pytest.mark.skipif(INTERPRETED, reason="about the GPU itself")

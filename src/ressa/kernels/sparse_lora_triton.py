@@ -138,7 +138,7 @@ def effective_tile(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """This program's tile of W + s·BA in fp32, and what the mask keeps of it."""
+    """This program's tile of W + s·BA in fp32, (BLOCK_ROWS, CHUNKS, 32), and its bytes of the mask."""
     first_row = tl.program_id(1) * BLOCK_ROWS
     first_column = tl.program_id(0) * CHUNKS * 32
     value, packed = _load_tile(
@@ -163,7 +163,7 @@ def effective_tile(
             product = tl.dot(b_high, a_low, product, input_precision=PRECISION)
         product = tl.dot(b_high, a_high, product, input_precision=PRECISION)
     product = _from_product(product, BLOCK_ROWS, CHUNKS, WARPS)
-    return value.to(tl.float32) + scaling * product, _unpack(packed, BLOCK_ROWS, CHUNKS)
+    return value.to(tl.float32) + scaling * product, packed
 
 
 @triton.jit(do_not_specialize=["mask_columns"])
@@ -187,7 +187,7 @@ def _effective_weight_kernel(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    value, keep = effective_tile(
+    value, packed = effective_tile(
         weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
@@ -196,7 +196,7 @@ def _effective_weight_kernel(
     row = (tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None, None]
     tl.store(
         out + row.to(tl.int64) * columns + column,
-        tl.where(keep, value, 0.0).to(out.dtype.element_ty),
+        tl.where(_unpack(packed, BLOCK_ROWS, CHUNKS), value, 0.0).to(out.dtype.element_ty),
         mask=(row < rows) & (column < columns),
     )
 
@@ -487,7 +487,7 @@ def masked_reduction(
     block_rows: int = 64,
     block_columns: int = 128,
     rank_tile: int = 8,
-    programs: int = 2,
+    programs: int = 3,
     num_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
