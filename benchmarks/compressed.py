@@ -84,7 +84,7 @@ def kept_values(
         packed_mask.shape[1],
         lora_a.shape[0],
         16,
-        *kernels._dot_mode(out.dtype, lora_a.dtype),
+        *kernels.dot_mode(out.dtype, lora_a.dtype),
         block_rows,
         block_columns // 32,
         num_warps,

@@ -152,6 +152,23 @@ def test_the_layer_on_the_kernels_has_the_gradients_of_the_formula(monkeypatch, 
         assert error(one, exact) < bound
 
 
+def test_tensors_may_start_anywhere():
+    case = layer((64, 64, 8), torch.bfloat16, device=DEVICE)
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    shifted = torch.zeros(case.weight.numel() + 1, dtype=case.weight.dtype, device=DEVICE)[1:]
+    shifted = shifted.view_as(case.weight).copy_(case.weight)
+    for weight in (case.weight, case.weight, shifted, case.weight):  # launched as before only where it may be
+        out = torch.full_like(case.weight, torch.nan)
+        sparse_lora_triton.effective_weight(weight, *arguments, out)
+        assert error(out, exact_weight(case)) < 8e-3
+        for one, exact in zip(
+            sparse_lora_triton.masked_reduction(weight, *arguments),
+            exact_reduction(case, weight),
+            strict=True,
+        ):
+            assert error(one, exact) < 8e-3
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 8), (37, 40, 3), (70, 300, 17)], ids=str)
 def test_kept_values_of_a_two_in_four_mask_row_by_row(monkeypatch, shape):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))

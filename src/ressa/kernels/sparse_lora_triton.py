@@ -365,7 +365,7 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 @cache
-def _dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.dtype, bool, str]:
+def dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.dtype, bool, str]:
     """OPERAND, HALF, SPLIT, PRECISION of a product of `values` (W' or G) and `factors` (A and B).
 
     Two 16-bit operands multiply exactly as they are. fp32 factors beside bf16 values are split into two bf16
@@ -401,8 +401,8 @@ def _effective_weight_launcher(
     if types[2] == torch.float32:
         block_columns = max(32, block_columns // 2)
     grid = (-(-columns // block_columns), -(-rows // block_rows), 1)
-    numbers = (scaling, rows, columns, (columns + 7) // 8)
-    mode = _dot_mode(types[2], types[1])
+    numbers = (float(scaling), rows, columns, (columns + 7) // 8)
+    mode = dot_mode(types[2], types[1])
     constants = (rank, _RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
     return _Launcher(_effective_weight_kernel, grid, numbers + constants, num_warps)
 
@@ -460,7 +460,7 @@ def _reduction_launchers(
     row_parts = -(-rows // rows_per_program)
     size_a = row_parts * min(rank, _RANK_SLICE) * columns
     size_b = column_parts * min(rank, _RANK_SLICE) * rows
-    mode = _dot_mode(*types)
+    mode = dot_mode(*types)
     block = 128
     launchers = []
     for first_rank in range(0, rank, _RANK_SLICE):
@@ -471,7 +471,7 @@ def _reduction_launchers(
         grid = (column_parts, row_parts, 1)
         reduce = _Launcher(_masked_reduction_kernel, grid, numbers + constants, num_warps)
         programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
-        added = (scaling, size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
+        added = (float(scaling), size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
         finish = _Launcher(_finish_kernel, (programs_a + programs_b, 1, 1), (*added, ranks, 32, block), 4)
         launchers.append((reduce, finish))
     return size_a + size_b, launchers
