@@ -39,20 +39,21 @@ def _kept_values_kernel(
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
     # Of each four, half a byte of the mask, two are kept: one with no kept one before it, one with.
-    four = (packed.to(tl.int32)[:, :, :, None] >> (tl.arange(0, 2) * 4)) & 15
-    four = tl.reshape(four, (BLOCK_ROWS, CHUNKS, 8))[:, :, :, None]
+    LINES: tl.constexpr = CHUNKS * BLOCK_ROWS
+    four = (packed.to(tl.int32)[:, :, None] >> (tl.arange(0, 2) * 4)) & 15
+    four = tl.reshape(four, (LINES, 8))[:, :, None]
     bit = 1 << tl.arange(0, 4)
     kept, later = (four & bit) != 0, (four & (bit - 1)) != 0
-    value = tl.reshape(value, (BLOCK_ROWS, CHUNKS, 8, 4))
-    first = tl.sum(tl.where(kept & ~later, value, 0.0), axis=3)
-    second = tl.sum(tl.where(kept & later, value, 0.0), axis=3)
-    pair = tl.reshape(tl.join(first, second), (BLOCK_ROWS, CHUNKS, 16))
-    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    place = (chunk[:, None] * 16 + tl.arange(0, 16)[None, :])[None, :, :]
-    row = (tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None, None]
+    value = tl.reshape(value, (LINES, 8, 4))
+    first_kept = tl.sum(tl.where(kept & ~later, value, 0.0), axis=2)
+    second_kept = tl.sum(tl.where(kept & later, value, 0.0), axis=2)
+    row, first = kernels.tile_place(
+        tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32, BLOCK_ROWS, CHUNKS
+    )
+    place = first // 2 + tl.arange(0, 16)[None, :]
     tl.store(
         out + row.to(tl.int64) * (columns // 2) + place,
-        pair.to(out.dtype.element_ty),
+        tl.reshape(tl.join(first_kept, second_kept), (LINES, 16)).to(out.dtype.element_ty),
         mask=(row < rows) & (place < columns // 2),
     )
 

@@ -28,11 +28,11 @@ def _split(factor, OPERAND: tl.constexpr, HALF: tl.constexpr):
     return high.to(OPERAND), low.to(OPERAND)
 
 
-# Tiles of W and G are (BLOCK_ROWS, CHUNKS, 32). In memory's order a thread holds 8 neighbouring columns, that is
-# 16 bytes of a bf16 weight and one byte of the mask; four threads hold 32 columns, a warp 8 rows. The tensor
-# cores deal the elements of (BLOCK_ROWS, CHUNKS·32) out otherwise: WARPS·16 rows as (warp, half, 8), 32 columns as
-# (4, thread, 2). Rows and columns of a product may come in any order, so they are numbered such that both orders
-# put each element into the same thread. Then a tile goes from one to the other without leaving its registers.
+# A tile of W or G is BLOCK_ROWS rows of CHUNKS·32 columns. In memory's order it is (CHUNKS·BLOCK_ROWS, 32): a thread
+# holds 8 neighbouring columns, 16 bytes of a bf16 weight and one byte of the mask, and a warp 8 rows. The tensor
+# cores deal out the elements of a product (BLOCK_ROWS, CHUNKS·32) otherwise: WARPS·16 rows as (warp, half, 8) and
+# 32 columns as (4, thread, 2). Rows and columns of a product may come in any order, so they are numbered such that
+# both orders put each element into the same thread. A tile goes from one to the other without leaving its registers.
 
 
 @triton.jit
@@ -51,16 +51,23 @@ def _product_columns(CHUNKS: tl.constexpr):
 
 @triton.jit
 def _from_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
-    """(BLOCK_ROWS, CHUNKS·32) in a product's order → (BLOCK_ROWS, CHUNKS, 32) in memory's."""
+    """A tile in a product's order → in memory's."""
     tile = tl.reshape(tile, (BLOCK_ROWS // (16 * WARPS), WARPS, 2, 8, CHUNKS, 4, 4, 2))
-    return tl.reshape(tl.permute(tile, (0, 2, 1, 3, 4, 6, 5, 7)), (BLOCK_ROWS, CHUNKS, 32))
+    return tl.reshape(tl.permute(tile, (4, 0, 2, 1, 3, 6, 5, 7)), (CHUNKS * BLOCK_ROWS, 32))
 
 
 @triton.jit
 def _to_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
-    """(BLOCK_ROWS, CHUNKS, 32) in memory's order → (BLOCK_ROWS, CHUNKS·32) in a product's."""
-    tile = tl.reshape(tile, (BLOCK_ROWS // (16 * WARPS), 2, WARPS, 8, CHUNKS, 4, 4, 2))
-    return tl.reshape(tl.permute(tile, (0, 2, 1, 3, 4, 6, 5, 7)), (BLOCK_ROWS, CHUNKS * 32))
+    """A tile in memory's order → in a product's."""
+    tile = tl.reshape(tile, (CHUNKS, BLOCK_ROWS // (16 * WARPS), 2, WARPS, 8, 4, 4, 2))
+    return tl.reshape(tl.permute(tile, (1, 3, 2, 4, 0, 6, 5, 7)), (BLOCK_ROWS, CHUNKS * 32))
+
+
+@triton.jit
+def tile_place(first_row, first_column, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr):
+    """Row (CHUNKS·BLOCK_ROWS, 1) and first column (the same) of each line of a tile in memory's order."""
+    line = tl.arange(0, CHUNKS * BLOCK_ROWS)[:, None]
+    return first_row + line % BLOCK_ROWS, first_column + line // BLOCK_ROWS * 32
 
 
 @triton.jit
@@ -75,11 +82,10 @@ def _load_tile(
     BLOCK_ROWS: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """A tile of W or G and its bytes of the mask; zeros outside."""
-    chunk = tl.arange(0, CHUNKS)[:, None]
-    column = (first_column + chunk * 32 + tl.arange(0, 32)[None, :])[None, :, :]
-    byte = (first_column // 8 + chunk * 4 + tl.arange(0, 4)[None, :])[None, :, :]
-    row = (first_row + tl.arange(0, BLOCK_ROWS))[:, None, None]
+    """A tile of W or G and its bytes of the mask (CHUNKS·BLOCK_ROWS, 4); zeros outside."""
+    row, first = tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
+    column = first + tl.arange(0, 32)[None, :]
+    byte = first // 8 + tl.arange(0, 4)[None, :]
     inside = row < last_row
     row = row.to(tl.int64)
     value = tl.load(
@@ -93,10 +99,10 @@ def _load_tile(
 
 
 @triton.jit
-def _unpack(packed, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr):
-    """Bytes of the mask (BLOCK_ROWS, CHUNKS, 4) → what they keep (BLOCK_ROWS, CHUNKS, 32)."""
-    keep = (packed.to(tl.int32)[:, :, :, None] & (1 << tl.arange(0, 8))) != 0
-    return tl.reshape(keep, (BLOCK_ROWS, CHUNKS, 32))
+def _unpack(packed):
+    """Bytes of the mask (lines, 4) → what they keep (lines, 32)."""
+    keep = (packed.to(tl.int32)[:, :, None] & (1 << tl.arange(0, 8))) != 0
+    return tl.reshape(keep, (packed.shape[0], 32))
 
 
 @triton.jit
@@ -138,7 +144,7 @@ def effective_tile(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """This program's tile of W + s·BA in fp32, (BLOCK_ROWS, CHUNKS, 32), and its bytes of the mask."""
+    """This program's tile of W + s·BA in fp32, in memory's order, and its bytes of the mask."""
     first_row = tl.program_id(1) * BLOCK_ROWS
     first_column = tl.program_id(0) * CHUNKS * 32
     value, packed = _load_tile(
@@ -191,12 +197,11 @@ def _effective_weight_kernel(
         weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
-    chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
-    column = (chunk[:, None] * 32 + tl.arange(0, 32)[None, :])[None, :, :]
-    row = (tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None, None]
+    row, first = tile_place(tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32, BLOCK_ROWS, CHUNKS)
+    column = first + tl.arange(0, 32)[None, :]
     tl.store(
         out + row.to(tl.int64) * columns + column,
-        tl.where(_unpack(packed, BLOCK_ROWS, CHUNKS), value, 0.0).to(out.dtype.element_ty),
+        tl.where(_unpack(packed), value, 0.0).to(out.dtype.element_ty),
         mask=(row < rows) & (column < columns),
     )
 
@@ -258,7 +263,7 @@ def _masked_reduction_kernel(
             CHUNKS,
         )
         next_b = _load_b(lora_b, next_row, last_row, first_rank, RANKS, RANK, RANK_TILE)
-        value = tl.where(_unpack(packed, BLOCK_ROWS, CHUNKS), value, 0.0).to(OPERAND)
+        value = tl.where(_unpack(packed), value, 0.0).to(OPERAND)
         value = _to_product(value, BLOCK_ROWS, CHUNKS, WARPS)
         sum_b = tl.dot(value, a_high, input_precision=PRECISION)
         if SPLIT:
@@ -487,7 +492,7 @@ def masked_reduction(
     block_rows: int = 64,
     block_columns: int = 128,
     rank_tile: int = 8,
-    programs: int = 3,
+    programs: int = 4,
     num_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
