@@ -1,7 +1,7 @@
 """One linear layer, forward and backward with the input's gradient: SparseLoRA beside what it competes with.
 
     python benchmarks/sparse_lora.py                 the table, and benchmarks/results/sparse_lora.json
-    python benchmarks/sparse_lora.py --below-floor   also: 2:4 products on sparse tensor cores, CUDA graphs
+    python benchmarks/sparse_lora.py --below-floor   also: 2:4 products on sparse tensor cores
     python benchmarks/sparse_lora.py --tune          first the block shapes of both kernels; then the best
     python benchmarks/sparse_lora.py --cpu           the layers of a small model in fp32, one CPU core
     python benchmarks/sparse_lora.py --smoke         seconds, on any machine
@@ -172,7 +172,29 @@ def measure(case: Case, rounds: int, device: str, smoke: bool) -> dict[str, dict
         found[name].update(times)
     for name, run in runs.items():
         found[name]["back_to_back_ms"] = back_to_back(run, max(2, rounds // 2), device)
+    if device == "cuda":
+        add_graphs(case, runs, found, rounds)
     return found
+
+
+def add_graphs(case: Case, runs: dict[str, Any], found: dict[str, dict[str, Any]], rounds: int) -> None:
+    """The GPU's own time, without the host: replayed CUDA graphs of two variants, and of our kernels alone."""
+
+    def kernels() -> object:
+        effective_weight(case.weight, case.packed, case.lora_a, case.lora_b, SCALING)
+        buffer = effective_weight(case.weight, case.packed, case.lora_a, case.lora_b, SCALING)
+        return masked_reduction(buffer, case.packed, case.lora_a, case.lora_b, SCALING)
+
+    names = ("full weight gradient", "ours", "ours, fp32 factors")
+    try:
+        graphs = {name: graphed(runs[name]) for name in names} | {"kernels": graphed(kernels)}
+    except RuntimeError as problem:
+        print(f"  no graphs: {str(problem).splitlines()[0]}")
+        return
+    times = interleaved(graphs, rounds, "cuda")
+    for name in names:
+        found[name]["graph_ms"] = times[name]["ms"]
+    found["ours"]["kernels_ms"] = times["kernels"]["ms"]
 
 
 def judge(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -183,6 +205,8 @@ def judge(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         verdict["time_bound"] = 1.08 if case.shape[0] >= 8192 else 1.25
     else:
         verdict["time_bound"] = 1.3
+    if "graph_ms" in ours:
+        verdict["graph_ratio"] = ours["graph_ms"] / full["graph_ms"]
     if ours["extra_peak_bytes"] is not None:
         more = ours["extra_peak_bytes"] - found["frozen"]["extra_peak_bytes"]
         verdict["buffers"] = more / (case.weight.numel() * case.weight.element_size())
@@ -199,16 +223,25 @@ def show(case: Case, pattern: str, at: dict[str, float], found: dict, verdict: d
         f"  floor: {at['flops'] / 1e12:.3f} TFLOP in three products = {at['products_ms']:.3f} ms at the "
         f"measured rate; {at['extra_bytes'] / MIB:.0f} MiB more through memory = {at['extra_ms']:.3f} ms"
     )
-    print(f"  {'':28}{'ms':>8}{'p10–p90':>16}{'in a row':>10}{'peak MiB':>10}   errors y dX dA dB")
+    print(
+        f"  {'':28}{'ms':>8}{'p10–p90':>16}{'in a row':>10}{'graph':>8}{'peak MiB':>10}   errors y dX dA dB"
+    )
     for name, row in found.items():
         peak = row["extra_peak_bytes"]
         memory = "–" if peak is None else f"{peak / MIB:.0f}"
         errors = " ".join(f"{e:.1e}" for e in row.get("errors", {}).values())
         spread = f"{row['ms_p10']:.3f}–{row['ms_p90']:.3f}"
-        print(f"  {name:28}{row['ms']:8.3f}{spread:>16}{row['back_to_back_ms']:10.3f}{memory:>10}   {errors}")
+        graph = f"{row['graph_ms']:.3f}" if "graph_ms" in row else ""
+        print(
+            f"  {name:28}{row['ms']:8.3f}{spread:>16}{row['back_to_back_ms']:10.3f}{graph:>8}{memory:>10}   "
+            f"{errors}"
+        )
+    if "kernels_ms" in found["ours"]:
+        print(f"  {'ours, kernels only':28}{found['ours']['kernels_ms']:8.3f}  (a graph, without products)")
+    graphs = f", as graphs {verdict['graph_ratio']:.3f}" if "graph_ratio" in verdict else ""
     buffers = f", memory frozen + {verdict['buffers']:.2f} buffers (≤ 1.1)" if "buffers" in verdict else ""
     print(
-        f"  ours / full weight gradient = {verdict['time_ratio']:.3f} (≤ {verdict['time_bound']}){buffers}, "
+        f"  ours / full weight gradient = {verdict['time_ratio']:.3f} (≤ {verdict['time_bound']}){graphs}{buffers}, "
         f"worst error {verdict['worst_error']:.1e} (≤ {verdict['error_bound']:.1e})"
     )
 
@@ -219,15 +252,19 @@ def show(case: Case, pattern: str, at: dict[str, float], found: dict, verdict: d
 def below_floor(case: Case, rounds: int) -> dict[str, Any]:
     """The forward product of a 2:4 mask on sparse tensor cores (cuSPARSELt), alone and in the whole step.
 
+    W' is compressed at each step by cuSPARSELt, or was before (which training cannot have), or is written
+    compressed by a kernel of ours (`compressed.py`).
+
     The input's gradient cannot go there: dX = dY·W' sums over the rows of W', and the zeros of a 2:4 mask lie
     two in four along its columns. G = dYᵀx has no sparse operand.
     """
+    from compressed import compressed_weight, metadata
+
     x, weight, grad_out = case.x.detach(), case.weight, case.grad_out
     a, b = case.lora_a.detach(), case.lora_b.detach()
     masked = effective_weight(weight, case.packed, a, b, SCALING)
     compressed = torch._cslt_compress(masked)
-    kept = masked[case.mask]  # row by row
-    prefix = compressed.view(torch.bfloat16).flatten()[: kept.numel()]
+    where = metadata(case.mask)
     algorithm = torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True)
 
     def product(packed: Tensor) -> Tensor:
@@ -235,10 +272,9 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         return y if y.shape == grad_out.shape else y.t()
 
     def backward() -> tuple[Tensor, ...]:
-        buffer = effective_weight(weight, case.packed, a, b, SCALING)
-        grad_x = torch.mm(grad_out, buffer)
-        torch.mm(grad_out.t(), x, out=buffer)
-        return grad_x, *masked_reduction(buffer, case.packed, a, b, SCALING)
+        gradient = torch.mm(grad_out.t(), x)
+        gradients = masked_reduction(gradient, case.packed, a, b, SCALING)
+        return torch.mm(grad_out, effective_weight(weight, case.packed, a, b, SCALING)), *gradients
 
     def ours() -> tuple[Tensor, ...]:
         return F.linear(x, effective_weight(weight, case.packed, a, b, SCALING)), *backward()
@@ -253,7 +289,11 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
     def full() -> tuple[Tensor, ...]:
         return F.linear(x, weight), torch.mm(grad_out, weight), torch.mm(grad_out.t(), x)
 
+    def write_compressed() -> Tensor:
+        return compressed_weight(weight, case.packed, a, b, SCALING, where)
+
     runs = {
+        "forward: effective weight": lambda: effective_weight(weight, case.packed, a, b, SCALING),
         "forward: dense product": lambda: F.linear(x, masked),
         "forward: sparse product, compressed before": lambda: product(compressed),
         "forward: compress": lambda: torch._cslt_compress(masked),
@@ -262,9 +302,17 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         "step: ours, sparse forward": sparse_forward,
         "step: ours, sparse forward, compressed before": ready_forward,
     }
+    if where is not None:
+        runs["forward: effective weight, written compressed"] = write_compressed
+        runs["step: ours, sparse forward, written compressed"] = lambda: (
+            product(write_compressed()),
+            *backward(),
+        )
     found: dict[str, Any] = {
         "algorithm": algorithm,
-        "values_are_a_plain_prefix": bool(torch.equal(prefix, kept)),
+        "values_are_a_plain_prefix": where is not None,
+        "written_compressed_is_the_same": where is not None
+        and torch.equal(product(write_compressed()), product(compressed)),
         "compressed_over_dense": compressed.numel() * compressed.element_size() / (2 * weight.numel()),
         "error": error(product(compressed), x.double() @ masked.double().t()),
         "eager": interleaved(runs, rounds, "cuda"),
@@ -275,6 +323,7 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         found["graph_failed"] = str(problem).splitlines()[0]
     print(f"\nbelow the floor, {' → '.join(map(str, case.shape[1:]))}, {case.shape[0]} tokens, 2:4")
     print(f"  compressed values are a plain prefix: {found['values_are_a_plain_prefix']}, ", end="")
+    print(f"written compressed, the same product: {found['written_compressed_is_the_same']}, ", end="")
     print(f"{found['compressed_over_dense']:.4f} of the dense bytes, error {found['error']:.1e}")
     for name in runs:
         graph = found.get("graph", {}).get(name, {}).get("ms", float("nan"))
@@ -287,14 +336,16 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
 # -- block shapes -------------------------------------------------------------------------------------------
 
 
-WEIGHT_BLOCKS = [  # block_rows, block_bytes, num_warps
-    (64, 16, 8), (32, 16, 4), (32, 32, 8), (64, 8, 4), (64, 32, 8), (128, 16, 8),
+WEIGHT_BLOCKS = [  # block_rows, block_columns, num_warps
+    (64, 128, 4), (64, 64, 4), (64, 32, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8), (128, 32, 8),
 ]  # fmt: skip
-REDUCTION_BLOCKS = [  # block_rows, block_bytes, num_warps, num_stages
-    (16, 32, 4, 4), (32, 16, 4, 4), (32, 32, 4, 3), (32, 32, 8, 3), (16, 64, 8, 4), (64, 16, 4, 3),
-    (32, 64, 8, 3),
+REDUCTION_BLOCKS = [  # block_rows, block_columns, num_warps, rank_tile
+    (64, 128, 4, 8), (64, 64, 4, 8), (128, 64, 4, 8), (128, 128, 8, 8), (128, 64, 8, 8), (64, 256, 4, 8),
+    (64, 128, 4, 16),
 ]  # fmt: skip
-ROWS_PER_PROGRAM = [256, 512, 1024]
+PROGRAMS = [2, 3, 4, 6]  # a multiprocessor
+SHOWN = 6  # of the fastest; all are in the JSON
+SHARE = 0.2  # of an out×in buffer may be partial sums: they are gone when dX is made, which takes more
 
 
 def tunable(size: tuple[int, int], wide_factors: bool, device: str) -> dict[tuple[str, frozenset], Any]:
@@ -307,14 +358,14 @@ def tunable(size: tuple[int, int], wide_factors: bool, device: str) -> dict[tupl
     a, b = (t.detach().float() if wide_factors else t.detach() for t in (case.lora_a, case.lora_b))
     factors = (case.packed, a, b, SCALING)
     found: dict[tuple[str, frozenset], Any] = {}
-    for rows, bytes_, warps in WEIGHT_BLOCKS:
-        shape = {"block_rows": rows, "block_bytes": bytes_, "num_warps": warps}
+    for rows, columns, warps in WEIGHT_BLOCKS:
+        shape = {"block_rows": rows, "block_columns": columns, "num_warps": warps}
         found["weight", frozenset(shape.items())] = partial(
             kernels.effective_weight, case.weight, *factors, out, **shape
         )
-    for (rows, bytes_, warps, stages), program in itertools.product(REDUCTION_BLOCKS, ROWS_PER_PROGRAM):
-        shape = {"block_rows": rows, "block_bytes": bytes_, "num_warps": warps, "num_stages": stages}
-        shape["rows_per_program"] = program
+    for (rows, columns, warps, tile), programs in itertools.product(REDUCTION_BLOCKS, PROGRAMS):
+        shape = {"block_rows": rows, "block_columns": columns, "num_warps": warps, "rank_tile": tile}
+        shape["programs"] = programs
         found["reduction", frozenset(shape.items())] = partial(
             kernels.masked_reduction, gradient, *factors, **shape
         )
@@ -324,14 +375,14 @@ def tunable(size: tuple[int, int], wide_factors: bool, device: str) -> dict[tupl
 def tune(device: str, rounds: int) -> list[dict[str, Any]]:
     """Time both kernels over block shapes and factor types, and use the best shapes for the rest of this run.
 
-    Best: least time relative to the fastest, summed over sizes, of those whose memory (partial sums and
-    results) stays under 9.5 % of one out×in buffer with bf16 factors.
+    Best: least time relative to the fastest, summed over sizes and factor types, of those whose memory (partial
+    sums and results) stays under SHARE of one out×in buffer at every size.
     """
     from ressa.kernels import sparse_lora_triton as kernels
 
     found: list[dict[str, Any]] = []
     score: dict[tuple[str, frozenset], float] = {}
-    for size, wide in itertools.product([(4096, 4096), (4096, 11008)], (False, True)):
+    for size, wide in itertools.product(SIZES, (False, True)):
         runs = tunable(size, wide, device)
         for key, run in list(runs.items()):
             try:
@@ -346,14 +397,16 @@ def tune(device: str, rounds: int) -> list[dict[str, Any]]:
         for kernel in ("weight", "reduction"):
             mine = {key: times[str(key)]["ms"] for key in runs if key[0] == kernel}
             moved = elements * (4 if kernel == "weight" else 2) + elements / 8
-            for key, ms in sorted(mine.items(), key=lambda item: item[1]):
+            for place, (key, ms) in enumerate(sorted(mine.items(), key=lambda item: item[1])):
                 share = (extra_peak(runs[key], device) or 0) / elements / 2
                 shape = dict(sorted(key[1]))
-                print(
+                line = (
                     f"  {kernel:10}{ms * 1e3:8.1f} µs {moved / ms / 1e9:6.2f} TB/s {share:7.3f} of G  {shape}"
                 )
+                if place < SHOWN:
+                    print(line)
                 found.append({"size": size, "fp32_factors": wide, "kernel": kernel, "shape": shape, "ms": ms})
-                too_large = kernel == "reduction" and not wide and share > 0.095
+                too_large = kernel == "reduction" and not wide and share > SHARE
                 score[key] = score.get(key, 0) + (float("inf") if too_large else ms / min(mine.values()))
     for kernel, function in (("weight", kernels.effective_weight), ("reduction", kernels.masked_reduction)):
         best = min((key for key in score if key[0] == kernel), key=score.__getitem__)
@@ -382,6 +435,8 @@ def main() -> None:
     torch.manual_seed(0)
     if options.cpu:
         torch.set_num_threads(1)
+    if device == "cuda":  # else cuBLAS is the first to need a context in autograd's own thread, and warns
+        torch.ones(1, device=device, requires_grad=True).mul(2).backward()
     limits = ceilings(device)
     print(
         f"{versions()}\nmeasured here: {limits['tflops']:.3g} TFLOP/s bf16, {limits['tbytes_per_s']:.3g} TB/s"
@@ -410,7 +465,9 @@ def main() -> None:
     output = options.output or (None if smoke else Path(__file__).parent / "results" / name)
     if output:
         write_json(output, report)
-    if options.below_floor and device == "cuda":
+    if options.below_floor and not torch.backends.cusparselt.is_available():
+        print("\nbelow the floor: this torch has no cuSPARSELt, or no sparse tensor cores are here")
+    elif options.below_floor and device == "cuda":
         report["below_floor"] = []
         for size, count in itertools.product(sizes, tokens):
             found = below_floor(make_case(size, count, "2:4", device), rounds)

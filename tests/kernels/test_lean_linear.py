@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernel_cases import SHAPES, Layer, error, exact_reduction, exact_weight, layer
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from ressa.errors import UsageError
@@ -256,6 +257,19 @@ def test_the_operators_are_registered_properly():
             (case.grad_out, case.x, *arguments, need_x, need_lora),
             test_utils=checks,
         )
+
+
+def test_whoever_traces_sees_the_operators_and_nothing_inside():
+    case = layer((16, 24, 4))
+
+    def step(x):
+        return torch.autograd.grad(forward(case, x).sum(), (x, case.lora_a))
+
+    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(case.x.requires_grad_()).graph
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert torch.ops.ressa.sparse_lora_forward.default in called
+    assert torch.ops.ressa.sparse_lora_backward.default in called
+    assert torch.ops.aten.mm.default not in called
 
 
 def test_misuse_is_refused_in_one_sentence():

@@ -3,11 +3,13 @@
 `test_triton_interpreter.py` runs this file in the interpreter where there is no GPU.
 """
 
+import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import SHAPES, error, exact_reduction, exact_weight, layer
+from kernel_cases import SHAPES, error, exact_reduction, exact_weight, layer, pack
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -73,14 +75,14 @@ def test_tiles_and_parts_of_every_size_cover_everything():
     case = layer((75, 140, 5), device=DEVICE)
     arguments = (case.lora_a.detach(), case.lora_b.detach(), case.scaling)
     gradient = torch.randn_like(case.weight)
-    for rows, bytes_, per_program in ((16, 2, 16), (16, 8, 48), (64, 4, 128)):
+    for rows, columns, programs in ((64, 32, 1), (64, 64, 9), (128, 128, 20)):
         weight = sparse_lora_triton.effective_weight(
             case.weight,
             case.packed,
             *arguments,
             torch.full_like(case.weight, torch.nan),
             block_rows=rows,
-            block_bytes=bytes_,
+            block_columns=columns,
         )
         assert error(weight, exact_weight(case)) < 1e-6
         found = sparse_lora_triton.masked_reduction(
@@ -88,11 +90,29 @@ def test_tiles_and_parts_of_every_size_cover_everything():
             case.packed,
             *arguments,
             block_rows=rows,
-            block_bytes=bytes_,
-            rows_per_program=per_program,
+            block_columns=columns,
+            programs=programs,
         )
         for one, exact in zip(found, exact_reduction(case, gradient), strict=True):
             assert error(one, exact) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, 1, 4, 8, 16, 17, 64])
+@pytest.mark.parametrize("factors", [torch.bfloat16, torch.float32], ids=str)
+def test_any_rank(rank, factors):
+    case = layer((70, 140, rank), torch.bfloat16, factors, device=DEVICE)
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    weight = sparse_lora_triton.effective_weight(
+        case.weight, *arguments, torch.full_like(case.weight, torch.nan)
+    )
+    assert error(weight, exact_weight(case)) < 8e-3
+    gradient = torch.randn_like(case.weight)
+    found = sparse_lora_triton.masked_reduction(gradient, *arguments, programs=9)
+    # In fp32 the gradients of fp32 factors show what the products lose: 8 bits in bf16, 16 in two halves.
+    bound = 1e-4 if factors == torch.float32 else 8e-3
+    for one, exact in zip(found, exact_reduction(case, gradient), strict=True):
+        assert one.shape == exact.shape
+        assert rank == 0 or error(one, exact) < bound
 
 
 def test_what_the_mask_drops_is_zero_whatever_it_was():
@@ -130,6 +150,36 @@ def test_the_layer_on_the_kernels_has_the_gradients_of_the_formula(monkeypatch, 
         found, (case.grad_out.double() @ weight, *exact_reduction(case, gradient)), strict=True
     ):
         assert error(one, exact) < bound
+
+
+def test_tensors_may_start_anywhere():
+    case = layer((64, 64, 8), torch.bfloat16, device=DEVICE)
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    shifted = torch.zeros(case.weight.numel() + 1, dtype=case.weight.dtype, device=DEVICE)[1:]
+    shifted = shifted.view_as(case.weight).copy_(case.weight)
+    for weight in (case.weight, case.weight, shifted, case.weight):  # launched as before only where it may be
+        out = torch.full_like(case.weight, torch.nan)
+        sparse_lora_triton.effective_weight(weight, *arguments, out)
+        assert error(out, exact_weight(case)) < 8e-3
+        for one, exact in zip(
+            sparse_lora_triton.masked_reduction(weight, *arguments),
+            exact_reduction(case, weight),
+            strict=True,
+        ):
+            assert error(one, exact) < 8e-3
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 8), (37, 40, 3), (70, 300, 17)], ids=str)
+def test_kept_values_of_a_two_in_four_mask_row_by_row(monkeypatch, shape):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    compressed = importlib.import_module("compressed")
+    case = layer(shape, torch.bfloat16, device=DEVICE)
+    groups = torch.rand(shape[0], shape[1] // 4, 4).argsort(-1) < 2
+    case.mask, case.packed = groups.view(shape[:2]).to(DEVICE), pack(groups.view(shape[:2])).to(DEVICE)
+    arguments = (case.weight, case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    out = torch.full((case.weight.numel() // 2,), torch.nan, dtype=torch.bfloat16, device=DEVICE)
+    whole = sparse_lora_triton.effective_weight(*arguments, torch.empty_like(case.weight))
+    assert torch.equal(compressed.kept_values(*arguments, out), whole[case.mask])
 
 
 on_gpu = pytest.mark.skipif(INTERPRETED, reason="about the GPU itself")

@@ -4,25 +4,27 @@ Source: "Rethinking Pruning for Vision-Language Models" (arXiv 2404.02424), the 
 covers W too, so that the dense weight of the teacher and the sparse one of the student are one tensor.
 
     forward   W' into a temporary;  y = x W'ᵀ
-    backward  W' again into a temporary;  dX = dY W'
-              G = dYᵀ x into the same temporary;  dA = s·Bᵀ(G⊙M),  dB = s·(G⊙M)Aᵀ
+    backward  G = dYᵀ x into a temporary;  dA = s·Bᵀ(G⊙M),  dB = s·(G⊙M)Aᵀ
+              W' again into the same temporary;  dX = dY W'
 
 Between the two only x, W, the packed mask, A and B are kept, all but x of which exist anyway: neither the
 product BA nor W' nor a second out×in buffer. Autograd on the formula as written keeps two and makes four.
+G comes before dX, so that the partial sums of dA and dB are gone when dX is made.
 
 Symbols and the plain torch definitions: `sparse_lora_torch`. The kernels for GPUs: `sparse_lora_triton`.
 """
 
 import importlib
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ressa.errors import UsageError
 from ressa.kernels import sparse_lora_torch
@@ -137,7 +139,10 @@ def masked_linear(x: Tensor, weight: Tensor, packed_mask: Tensor, bias: Tensor |
 
 
 class _SparseLoraLinear(torch.autograd.Function):
-    """The two operators below, joined; what is saved here is all that lives until the backward."""
+    """The two operators below, joined; what is saved here is all that lives until the backward.
+
+    Where nobody traces, their functions are called as they are: a small layer's time is the host's.
+    """
 
     @staticmethod
     def forward(
@@ -153,16 +158,16 @@ class _SparseLoraLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight, packed_mask, lora_a, lora_b)
         ctx.scaling = scaling
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return torch.ops.ressa.sparse_lora_forward.default(
-            x, weight, packed_mask, lora_a, lora_b, scaling, bias
-        )
+        forward = torch.ops.ressa.sparse_lora_forward.default if _is_traced() else _forward
+        return forward(x, weight, packed_mask, lora_a, lora_b, scaling, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, packed_mask, lora_a, lora_b = ctx.saved_tensors
-        need_x, need_a, need_b, need_bias = (ctx.needs_input_grad[i] for i in (0, 3, 4, 6))
-        grad_x, grad_a, grad_b = torch.ops.ressa.sparse_lora_backward.default(
+        need_x, _, _, need_a, need_b, _, need_bias = ctx.needs_input_grad
+        backward = torch.ops.ressa.sparse_lora_backward.default if _is_traced() else _backward
+        grad_x, grad_a, grad_b = backward(
             grad_out, x, weight, packed_mask, lora_a, lora_b, ctx.scaling, need_x, need_a or need_b
         )
         grad_bias = None
@@ -177,6 +182,11 @@ class _SparseLoraLinear(torch.autograd.Function):
             None,
             grad_bias,
         )
+
+
+def _is_traced() -> bool:
+    """Whether torch.compile, torch.export or a dispatch mode (fake tensors, make_fx) watches the calls."""
+    return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
 
 
 # Registered as operators so that torch.compile keeps each whole. Traced through, its common-subexpression
@@ -194,13 +204,21 @@ _library.define(
 )
 
 
-def _no_autocast(device: str) -> AbstractContextManager[Any]:
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """Every cast here is explicit, and autocast would round the fp32 sums of the plain torch path."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+
+    @wraps(function)
+    def wrapped(tensor: Tensor, *arguments: Any) -> Any:
+        device = tensor.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return function(tensor, *arguments)
+        return function(tensor, *arguments)
+
+    return wrapped
 
 
+@_without_autocast
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -210,12 +228,12 @@ def _forward(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    with _no_autocast(x.device.type):
-        effective = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
-        _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
-        return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
+    effective = x.new_empty(weight.shape)
+    _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
+    return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
 
 
+@_without_autocast
 def _backward(
     grad_out: Tensor,
     x: Tensor,
@@ -228,17 +246,16 @@ def _backward(
     need_lora: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dX, dA, dB; an empty tensor for each that is not needed."""
-    grad_x = grad_a = grad_b = None
+    grad_x = grad_a = grad_b = buffer = None
     kernels = _implementation(x)
-    with _no_autocast(x.device.type):
-        rows = grad_out.reshape(-1, weight.shape[0])
-        buffer = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
-        if need_x:
-            kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
-            grad_x = torch.mm(rows, buffer).view(x.shape)
-        if need_lora:
-            gradient = torch.mm(rows.t(), x.reshape(-1, weight.shape[1]), out=buffer)
-            grad_a, grad_b = kernels.masked_reduction(gradient, packed_mask, lora_a, lora_b, scaling)
+    rows = grad_out if grad_out.dim() == 2 else grad_out.reshape(-1, weight.shape[0])
+    if need_lora:
+        buffer = torch.mm(rows.t(), x if x.dim() == 2 else x.reshape(-1, weight.shape[1]))
+        grad_a, grad_b = kernels.masked_reduction(buffer, packed_mask, lora_a, lora_b, scaling)
+    if need_x:
+        buffer = x.new_empty(weight.shape) if buffer is None else buffer
+        kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
+        grad_x = torch.mm(rows, buffer).view(x.shape)
     return (
         x.new_empty(0) if grad_x is None else grad_x,
         lora_a.new_empty(0) if grad_a is None else grad_a,

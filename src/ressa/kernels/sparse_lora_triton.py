@@ -1,11 +1,13 @@
 """The Triton kernels of SparseLoRA. What they compute is written in plain torch in `sparse_lora_torch`.
 
 Both are bound by memory: `effective_weight` reads W and the bit mask once and writes the result once,
-`masked_reduction` reads G and the bit mask once and writes partial sums of a few percent of G's size.
+`masked_reduction` reads G and the bit mask once and writes partial sums of some percent of G's size.
 Nothing is accumulated with atomics, so results are the same bit for bit from run to run.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,12 +15,164 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Ranks go through the tensor cores this many at a time, the least they take. The reduction re-reads G for
-# each such slice, which keeps its registers and its partial sums small at any rank.
+# Ranks go through the tensor cores at most this many at a time. The reduction re-reads G for each such slice,
+# which keeps its registers and its partial sums small at any rank.
 _RANK_SLICE = 16
 
 
 @triton.jit
+def _split(factor, OPERAND: tl.constexpr, HALF: tl.constexpr):
+    """factor ≈ high + low, each a number that the type HALF holds, both as OPERAND."""
+    high = factor.to(HALF)
+    low = (factor.to(tl.float32) - high.to(tl.float32)).to(HALF)
+    return high.to(OPERAND), low.to(OPERAND)
+
+
+# A tile of W or G is BLOCK_ROWS rows of CHUNKS·32 columns. In memory's order it is (CHUNKS·BLOCK_ROWS, 32): a thread
+# holds 8 neighbouring columns, 16 bytes of a bf16 weight and one byte of the mask, and a warp 8 rows. The tensor
+# cores deal out the elements of a product (BLOCK_ROWS, CHUNKS·32) otherwise: WARPS·16 rows as (warp, half, 8) and
+# 32 columns as (4, thread, 2). Rows and columns of a product may come in any order, so they are numbered such that
+# both orders put each element into the same thread. A tile goes from one to the other without leaving its registers.
+
+
+@triton.jit
+def _product_rows(BLOCK_ROWS: tl.constexpr, WARPS: tl.constexpr):
+    """The row of a tile in memory that each row of a product is."""
+    m = tl.arange(0, BLOCK_ROWS)
+    return m // (16 * WARPS) * (16 * WARPS) + m // 8 % 2 * (8 * WARPS) + m // 16 % WARPS * 8 + m % 8
+
+
+@triton.jit
+def _product_columns(CHUNKS: tl.constexpr):
+    """The column of a tile in memory that each column of a product is."""
+    n = tl.arange(0, CHUNKS * 32)
+    return n // 32 * 32 + n // 2 % 4 * 8 + n // 8 % 4 * 2 + n % 2
+
+
+@triton.jit
+def _from_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
+    """A tile in a product's order → in memory's."""
+    tile = tl.reshape(tile, (BLOCK_ROWS // (16 * WARPS), WARPS, 2, 8, CHUNKS, 4, 4, 2))
+    return tl.reshape(tl.permute(tile, (4, 0, 2, 1, 3, 6, 5, 7)), (CHUNKS * BLOCK_ROWS, 32))
+
+
+@triton.jit
+def _to_product(tile, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr, WARPS: tl.constexpr):
+    """A tile in memory's order → in a product's."""
+    tile = tl.reshape(tile, (CHUNKS, BLOCK_ROWS // (16 * WARPS), 2, WARPS, 8, 4, 4, 2))
+    return tl.reshape(tl.permute(tile, (1, 3, 2, 4, 0, 6, 5, 7)), (BLOCK_ROWS, CHUNKS * 32))
+
+
+@triton.jit
+def tile_place(first_row, first_column, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr):
+    """Row (CHUNKS·BLOCK_ROWS, 1) and first column (the same) of each line of a tile in memory's order."""
+    line = tl.arange(0, CHUNKS * BLOCK_ROWS)[:, None]
+    return first_row + line % BLOCK_ROWS, first_column + line // BLOCK_ROWS * 32
+
+
+@triton.jit
+def _load_tile(
+    matrix,
+    mask,
+    first_row,
+    last_row,
+    first_column,
+    columns,
+    mask_columns,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    """A tile of W or G and its bytes of the mask (CHUNKS·BLOCK_ROWS, 4); zeros outside."""
+    row, first = tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
+    column = first + tl.arange(0, 32)[None, :]
+    byte = first // 8 + tl.arange(0, 4)[None, :]
+    inside = row < last_row
+    row = row.to(tl.int64)
+    value = tl.load(
+        matrix + row * columns + column,
+        mask=inside & (column < columns),
+        other=0.0,
+        eviction_policy="evict_first",
+    )
+    packed = tl.load(mask + row * mask_columns + byte, mask=inside & (byte < mask_columns), other=0)
+    return value, packed
+
+
+@triton.jit
+def _unpack(packed):
+    """Bytes of the mask (lines, 4) → what they keep (lines, 32)."""
+    keep = (packed.to(tl.int32)[:, :, None] & (1 << tl.arange(0, 8))) != 0
+    return tl.reshape(keep, (packed.shape[0], 32))
+
+
+@triton.jit
+def _load_b(
+    lora_b,
+    row,
+    last_row,
+    first_rank,
+    ranks,
+    RANK: tl.constexpr,
+    RANK_TILE: tl.constexpr,
+):
+    """B at rows `row` and so many `ranks` of its columns, (rows, RANK_TILE), zeros outside."""
+    rank = tl.arange(0, RANK_TILE)[None, :]
+    return tl.load(
+        lora_b + row.to(tl.int64)[:, None] * RANK + first_rank + rank,
+        mask=(row < last_row)[:, None] & (rank < ranks),
+        other=0.0,
+    )
+
+
+@triton.jit
+def effective_tile(
+    weight,
+    mask,
+    lora_a,
+    lora_b,
+    scaling,
+    rows,
+    columns,
+    mask_columns,
+    RANK: tl.constexpr,
+    RANK_SLICE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """This program's tile of W + s·BA in fp32, in memory's order, and its bytes of the mask."""
+    first_row = tl.program_id(1) * BLOCK_ROWS
+    first_column = tl.program_id(0) * CHUNKS * 32
+    value, packed = _load_tile(
+        weight, mask, first_row, rows, first_column, columns, mask_columns, BLOCK_ROWS, CHUNKS
+    )
+    row = first_row + _product_rows(BLOCK_ROWS, WARPS)
+    column = first_column + _product_columns(CHUNKS)
+    product = tl.zeros((BLOCK_ROWS, CHUNKS * 32), tl.float32)
+    for first_rank in range(0, RANK, RANK_SLICE):
+        ranks = RANK - first_rank
+        rank = tl.arange(0, RANK_SLICE)
+        a = tl.load(
+            lora_a + (first_rank + rank)[:, None] * columns + column[None, :],
+            mask=(rank < ranks)[:, None] & (column < columns)[None, :],
+            other=0.0,
+        )
+        b = _load_b(lora_b, row, rows, first_rank, ranks, RANK, RANK_SLICE)
+        a_high, a_low = _split(a, OPERAND, HALF)
+        b_high, b_low = _split(b, OPERAND, HALF)
+        if SPLIT:
+            product = tl.dot(b_low, a_high, product, input_precision=PRECISION)
+            product = tl.dot(b_high, a_low, product, input_precision=PRECISION)
+        product = tl.dot(b_high, a_high, product, input_precision=PRECISION)
+    product = _from_product(product, BLOCK_ROWS, CHUNKS, WARPS)
+    return value.to(tl.float32) + scaling * product, packed
+
+
+@triton.jit(do_not_specialize=["mask_columns"])
 def _effective_weight_kernel(
     weight,
     mask,
@@ -32,123 +186,103 @@ def _effective_weight_kernel(
     RANK: tl.constexpr,
     RANK_SLICE: tl.constexpr,
     OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    # Tiles are (rows, bytes of the mask, 8 bits): a thread holds the 8 columns of one byte of the mask, so
-    # unpacking needs no traffic between threads and a bf16 weight is loaded 16 bytes at a time.
-    BLOCK_COLUMNS: tl.constexpr = BLOCK_BYTES * 8
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    byte = tl.program_id(0) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    bit = tl.arange(0, 8)
-    column = byte[:, None] * 8 + bit[None, :]
-    flat = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    row_inside = row < rows
-    inside = row_inside[:, None, None] & (column < columns)[None, :, :]
-    long_row = row.to(tl.int64)
-    offset = (long_row * columns)[:, None, None] + column[None, :, :]
-
-    value = tl.load(weight + offset, mask=inside, other=0.0).to(tl.float32)
-    packed = tl.load(
-        mask + (long_row * mask_columns)[:, None] + byte[None, :],
-        mask=row_inside[:, None] & (byte < mask_columns)[None, :],
-        other=0,
+    value, packed = effective_tile(
+        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
+        RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
+    )  # fmt: skip
+    row, first = tile_place(tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32, BLOCK_ROWS, CHUNKS)
+    column = first + tl.arange(0, 32)[None, :]
+    tl.store(
+        out + row.to(tl.int64) * columns + column,
+        tl.where(_unpack(packed), value, 0.0).to(out.dtype.element_ty),
+        mask=(row < rows) & (column < columns),
     )
-    product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    for first_rank in range(0, RANK, RANK_SLICE):
-        rank = first_rank + tl.arange(0, RANK_SLICE)
-        a = tl.load(
-            lora_a + rank[:, None] * columns + flat[None, :],
-            mask=(rank < RANK)[:, None] & (flat < columns)[None, :],
-            other=0.0,
-        ).to(OPERAND)
-        b = tl.load(
-            lora_b + (long_row * RANK)[:, None] + rank[None, :],
-            mask=row_inside[:, None] & (rank < RANK)[None, :],
-            other=0.0,
-        ).to(OPERAND)
-        product = tl.dot(b, a, product, input_precision=PRECISION)
-    product = tl.reshape(product, (BLOCK_ROWS, BLOCK_BYTES, 8))
-    keep = (packed[:, :, None] >> bit[None, None, :]) & 1
-    value = tl.where(keep != 0, value + scaling * product, 0.0)
-    tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rank_stride", "first_rank", "rows_per_program"])
+@triton.jit(do_not_specialize=["mask_columns", "rows_per_program"])
 def _masked_reduction_kernel(
     gradient,
     mask,
     lora_a,
     lora_b,
-    parts_a,
-    parts_b,
+    parts,
+    size_a,
     rows,
     columns,
     mask_columns,
-    rank_stride,
     first_rank,
     rows_per_program,
     RANK: tl.constexpr,
-    RANK_PADDED: tl.constexpr,
+    RANKS: tl.constexpr,
+    RANK_TILE: tl.constexpr,
     OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    # One program owns rows_per_program × (8·BLOCK_BYTES) elements of G and walks down the rows. For each step
-    # its share of dB is complete (over its columns) and written; its share of dA is complete at the end.
-    BLOCK_COLUMNS: tl.constexpr = BLOCK_BYTES * 8
+    # One program owns rows_per_program × (32·CHUNKS) elements of G and walks down the rows, the next tile on its
+    # way while it works on one. At each step its share of dB is complete (over its columns) and written; its
+    # share of dAᵀ is complete at the end. For dB the tile stays in registers, for dAᵀ it is turned in shared memory.
     column_part = tl.program_id(0)
     row_part = tl.program_id(1)
-    rank = tl.arange(0, RANK_PADDED)
-    rank_inside = rank < RANK
-    byte = column_part * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    bit = tl.arange(0, 8)
-    column = byte[:, None] * 8 + bit[None, :]
-    flat = column_part * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    flat_inside = flat < columns
-
-    a = tl.load(
-        lora_a + (first_rank + rank)[None, :] * columns + flat[:, None],
-        mask=rank_inside[None, :] & flat_inside[:, None],
-        other=0.0,
-    ).to(OPERAND)
-    sum_a = tl.zeros((RANK_PADDED, BLOCK_COLUMNS), tl.float32)
+    first_column = column_part * CHUNKS * 32
+    column = first_column + _product_columns(CHUNKS)
+    rank = tl.arange(0, RANK_TILE)
+    inside_a = (rank < RANKS)[None, :] & (column < columns)[:, None]
+    a = tl.load(lora_a + (first_rank + rank)[None, :] * columns + column[:, None], mask=inside_a, other=0.0)
+    a_high, a_low = _split(a, OPERAND, HALF)
+    sum_a = tl.zeros((CHUNKS * 32, RANK_TILE), tl.float32)
     first_row = row_part * rows_per_program
-    for step in range(0, tl.minimum(rows_per_program, rows - first_row), BLOCK_ROWS):
-        row = first_row + step + tl.arange(0, BLOCK_ROWS)
-        row_inside = row < rows
-        long_row = row.to(tl.int64)
-        value = tl.load(
-            gradient + (long_row * columns)[:, None, None] + column[None, :, :],
-            mask=row_inside[:, None, None] & (column < columns)[None, :, :],
-            other=0.0,
+    last_row = tl.minimum(first_row + rows_per_program, rows)
+    row = first_row + _product_rows(BLOCK_ROWS, WARPS)
+    value, packed = _load_tile(
+        gradient, mask, first_row, last_row, first_column, columns, mask_columns, BLOCK_ROWS, CHUNKS
+    )
+    b = _load_b(lora_b, row, last_row, first_rank, RANKS, RANK, RANK_TILE)
+    for step in range(first_row, last_row, BLOCK_ROWS):
+        next_row = row + BLOCK_ROWS
+        next_value, next_packed = _load_tile(
+            gradient,
+            mask,
+            step + BLOCK_ROWS,
+            last_row,
+            first_column,
+            columns,
+            mask_columns,
+            BLOCK_ROWS,
+            CHUNKS,
         )
-        packed = tl.load(
-            mask + (long_row * mask_columns)[:, None] + byte[None, :],
-            mask=row_inside[:, None] & (byte < mask_columns)[None, :],
-            other=0,
-        )
-        keep = (packed[:, :, None] >> bit[None, None, :]) & 1
-        value = tl.where(keep != 0, value, 0.0).to(OPERAND)
-        value = tl.reshape(value, (BLOCK_ROWS, BLOCK_COLUMNS))
-        b = tl.load(
-            lora_b + (long_row * rank_stride)[None, :] + (first_rank + rank)[:, None],
-            mask=row_inside[None, :] & rank_inside[:, None],
-            other=0.0,
-        ).to(OPERAND)
-        sum_b = tl.dot(value, a, input_precision=PRECISION)
+        next_b = _load_b(lora_b, next_row, last_row, first_rank, RANKS, RANK, RANK_TILE)
+        value = tl.where(_unpack(packed), value, 0.0).to(OPERAND)
+        value = _to_product(value, BLOCK_ROWS, CHUNKS, WARPS)
+        sum_b = tl.dot(value, a_high, input_precision=PRECISION)
+        if SPLIT:
+            sum_b = tl.dot(value, a_low, sum_b, input_precision=PRECISION)
         tl.store(
-            parts_b + ((column_part * rows + long_row) * RANK)[:, None] + rank[None, :],
+            parts + size_a + (column_part * rows + row.to(tl.int64)[:, None]) * RANKS + rank[None, :],
             sum_b,
-            mask=row_inside[:, None] & rank_inside[None, :],
+            mask=(row < last_row)[:, None] & (rank < RANKS)[None, :],
         )
-        sum_a = tl.dot(b, value, sum_a, input_precision=PRECISION)
+        turned = tl.trans(value)
+        b_high, b_low = _split(b, OPERAND, HALF)
+        if SPLIT:
+            sum_a = tl.dot(turned, b_low, sum_a, input_precision=PRECISION)
+        sum_a = tl.dot(turned, b_high, sum_a, input_precision=PRECISION)
+        row, value, packed, b = next_row, next_value, next_packed, next_b
     tl.store(
-        parts_a + (row_part * RANK + rank).to(tl.int64)[:, None] * columns + flat[None, :],
+        parts + (row_part * RANKS + rank).to(tl.int64)[None, :] * columns + column[:, None],
         sum_a,
-        mask=rank_inside[:, None] & flat_inside[None, :],
+        mask=inside_a,
     )
 
 
@@ -167,38 +301,65 @@ def _sum_parts(parts, number, size, offset, BLOCK_PARTS: tl.constexpr, BLOCK: tl
     return total
 
 
-@triton.jit(do_not_specialize=["number_a", "number_b", "rank_stride", "first_rank", "programs_a"])
+@triton.jit(do_not_specialize=["number_a", "number_b", "rank", "first_rank", "programs_a"])
 def _finish_kernel(
-    parts_a,
-    parts_b,
+    parts,
     grad_a,
     grad_b,
     scaling,
+    size_a,
     number_a,
     number_b,
     rows,
     columns,
-    rank_stride,
+    rank,
     first_rank,
     programs_a,
-    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     if program < programs_a:
         offset = program * BLOCK + tl.arange(0, BLOCK)
-        size = columns * RANK
-        total = scaling * _sum_parts(parts_a, number_a, size, offset, BLOCK_PARTS, BLOCK)
+        size = columns * RANKS
+        total = scaling * _sum_parts(parts, number_a, size, offset, BLOCK_PARTS, BLOCK)
         tl.store(
             grad_a + first_rank * columns + offset, total.to(grad_a.dtype.element_ty), mask=offset < size
         )
     else:
         offset = (program - programs_a) * BLOCK + tl.arange(0, BLOCK)
-        size = rows * RANK
-        total = scaling * _sum_parts(parts_b, number_b, size, offset, BLOCK_PARTS, BLOCK)
-        where = (offset // RANK) * rank_stride + first_rank + offset % RANK
+        size = rows * RANKS
+        total = scaling * _sum_parts(parts + size_a, number_b, size, offset, BLOCK_PARTS, BLOCK)
+        where = (offset // RANKS) * rank + first_rank + offset % RANKS
         tl.store(grad_b + where, total.to(grad_b.dtype.element_ty), mask=offset < size)
+
+
+class _Launcher:
+    """kernel[grid](*tensors, *numbers), with Triton's look at every argument at the first call only.
+
+    That look takes as long as a small layer's kernels. One launcher is for one layer shape, its types and its
+    device, so that nothing but alignment may differ from call to call. `numbers` end with the constants.
+    """
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, int, int], numbers: tuple[Any, ...], num_warps: int
+    ) -> None:
+        self.kernel, self.grid, self.numbers, self.num_warps = kernel, grid, numbers, num_warps
+        self.compiled: Callable[..., None] | None = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        with _on_device_of(tensors[0]):
+            pointers = 0
+            for tensor in tensors:
+                pointers |= tensor.data_ptr()
+            aligned = pointers % 16 == 0
+            if self.compiled is not None and aligned:
+                self.compiled(*tensors, *self.numbers)
+                return
+            found = self.kernel[self.grid](*tensors, *self.numbers, num_warps=self.num_warps)
+            if aligned and not triton.knobs.runtime.interpret:
+                self.compiled = found[self.grid]
 
 
 def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -208,18 +369,47 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, str]:
-    """The operand type and precision of a product of `values` (W' or G) and `factors` (A and B).
+@cache
+def dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.dtype, bool, str]:
+    """OPERAND, HALF, SPLIT, PRECISION of a product of `values` (W' or G) and `factors` (A and B).
 
-    Two 16-bit operands multiply exactly as they are. fp32 factors beside 16-bit values go through tf32, whose
-    10 bits of mantissa are finer than the values'; beside fp32 values they stay fp32.
+    Two 16-bit operands multiply exactly as they are. fp32 factors beside bf16 values are split into two bf16
+    numbers, which keeps 16 of their bits; beside fp16 ones, whose range is too small for that, they go through
+    tf32, whose 10 bits are as fine as the values'. Beside fp32 values they stay fp32.
     """
     if values == torch.float32:
-        return tl.float32, "ieee"
+        return tl.float32, tl.float32, False, "ieee"
     # Triton's interpreter multiplies the bit patterns of bf16 as if they were integers: give it fp32.
-    if factors == values and not triton.knobs.runtime.interpret:
-        return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[values], "ieee"
-    return tl.float32, "tf32"
+    interpreted = triton.knobs.runtime.interpret
+    operand = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[values]
+    if factors == values:
+        operand = tl.float32 if interpreted else operand
+        return operand, operand, False, "ieee"
+    if values == torch.bfloat16:
+        return tl.float32 if interpreted else operand, operand, True, "ieee"
+    return tl.float32, tl.float32, False, "tf32"
+
+
+@cache
+def _effective_weight_launcher(
+    shape: tuple[int, int],
+    rank: int,
+    types: tuple[torch.dtype, ...],
+    device: torch.device,
+    scaling: float,
+    block_rows: int,
+    block_columns: int,
+    num_warps: int,
+) -> _Launcher:
+    """types: of W, of A and B, of the result."""
+    rows, columns = shape
+    if types[2] == torch.float32:
+        block_columns = max(32, block_columns // 2)
+    grid = (-(-columns // block_columns), -(-rows // block_rows), 1)
+    numbers = (float(scaling), rows, columns, (columns + 7) // 8)
+    mode = dot_mode(types[2], types[1])
+    constants = (rank, _RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
+    return _Launcher(_effective_weight_kernel, grid, numbers + constants, num_warps)
 
 
 def effective_weight(
@@ -231,33 +421,65 @@ def effective_weight(
     out: Tensor,
     *,
     block_rows: int = 64,
-    block_bytes: int = 16,
-    num_warps: int = 8,
+    block_columns: int = 128,
+    num_warps: int = 4,
 ) -> Tensor:
-    """out = W⊙M + s·(BA)⊙M, (out, in), summed in fp32 and rounded once to the dtype of `out`."""
-    rows, columns = weight.shape
-    operand, precision = _dot_mode(out.dtype, lora_a.dtype)
-    grid = (triton.cdiv(packed_mask.shape[1], block_bytes), triton.cdiv(rows, block_rows))
-    with _on_device_of(weight):
-        _effective_weight_kernel[grid](
-            weight.contiguous(),
-            packed_mask.contiguous(),
-            lora_a.contiguous(),
-            lora_b.contiguous(),
-            out,
-            scaling,
-            rows,
-            columns,
-            packed_mask.shape[1],
-            RANK=lora_a.shape[0],
-            RANK_SLICE=_RANK_SLICE,
-            OPERAND=operand,
-            PRECISION=precision,
-            BLOCK_ROWS=block_rows,
-            BLOCK_BYTES=block_bytes,
-            num_warps=num_warps,
-        )
+    """out = W⊙M + s·(BA)⊙M, (out, in), summed in fp32 and rounded once to the dtype of `out`.
+
+    block_rows: a multiple of 16·num_warps; block_columns: of 32, halved for fp32, which needs the registers.
+    """
+    types = (weight.dtype, lora_a.dtype, out.dtype)
+    launch = _effective_weight_launcher(
+        weight.shape, lora_a.shape[0], types, weight.device, scaling, block_rows, block_columns, num_warps
+    )
+    launch(weight.contiguous(), packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous(), out)
     return out
+
+
+@cache
+def _reduction_launchers(
+    shape: tuple[int, int],
+    rank: int,
+    types: tuple[torch.dtype, torch.dtype],
+    device: torch.device,
+    scaling: float,
+    block_rows: int,
+    block_columns: int,
+    rank_tile: int,
+    programs: int,
+    num_warps: int,
+) -> tuple[int, list[tuple[_Launcher, _Launcher]]]:
+    """How many partial sums; for each slice of ranks the launchers that make and add them.
+
+    types: of G, of A and B.
+    """
+    rows, columns = shape
+    if types[0] == torch.float32:
+        block_columns = max(32, block_columns // 2)
+    multiprocessors = (
+        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    )
+    column_parts = -(-columns // block_columns)
+    row_parts = max(1, programs * multiprocessors // column_parts)
+    rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
+    row_parts = -(-rows // rows_per_program)
+    size_a = row_parts * min(rank, _RANK_SLICE) * columns
+    size_b = column_parts * min(rank, _RANK_SLICE) * rows
+    mode = dot_mode(*types)
+    block = 128
+    launchers = []
+    for first_rank in range(0, rank, _RANK_SLICE):
+        ranks = min(_RANK_SLICE, rank - first_rank)
+        tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
+        numbers = (size_a, rows, columns, (columns + 7) // 8, first_rank, rows_per_program)
+        constants = (rank, ranks, tile, *mode, block_rows, block_columns // 32, num_warps)
+        grid = (column_parts, row_parts, 1)
+        reduce = _Launcher(_masked_reduction_kernel, grid, numbers + constants, num_warps)
+        programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
+        added = (float(scaling), size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
+        finish = _Launcher(_finish_kernel, (programs_a + programs_b, 1, 1), (*added, ranks, 32, block), 4)
+        launchers.append((reduce, finish))
+    return size_a + size_b, launchers
 
 
 def masked_reduction(
@@ -267,71 +489,34 @@ def masked_reduction(
     lora_b: Tensor,
     scaling: float,
     *,
-    block_rows: int = 16,
-    block_bytes: int = 32,
-    rows_per_program: int | None = None,
+    block_rows: int = 64,
+    block_columns: int = 128,
+    rank_tile: int = 8,
+    programs: int = 4,
     num_warps: int = 4,
-    num_stages: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
 
-    G is read once for every 16 ranks and not changed. Extra memory: fp32 partial sums of
-    4·min(r, 16)·(in·⌈out/rows_per_program⌉ + out·⌈in/(8·block_bytes)⌉) bytes.
+    G is read once for every 16 ranks and not changed. programs: how many a multiprocessor, about; the rows are
+    cut into so many parts. Blocks as in `effective_weight`. Extra memory: fp32 partial sums of
+    4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes.
     """
-    rows, columns = gradient.shape
-    if rows_per_program is None:  # in a small layer many programs count, in a large one little memory
-        rows_per_program = 1024 if gradient.numel() >= 2**23 else 128
-    rank, mask_columns = lora_a.shape[0], packed_mask.shape[1]
-    lora_a, lora_b = lora_a.contiguous(), lora_b.contiguous()
+    size, launchers = _reduction_launchers(
+        gradient.shape,
+        lora_a.shape[0],
+        (gradient.dtype, lora_a.dtype),
+        gradient.device,
+        scaling,
+        block_rows,
+        block_columns,
+        rank_tile,
+        programs,
+        num_warps,
+    )
+    packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
-    number_a, number_b = triton.cdiv(rows, rows_per_program), triton.cdiv(mask_columns, block_bytes)
-    width = min(rank, _RANK_SLICE)
-    size_a, size_b = number_a * width * columns, number_b * rows * width
-    parts = torch.empty(size_a + size_b, dtype=torch.float32, device=gradient.device)
-    operand, precision = _dot_mode(gradient.dtype, lora_a.dtype)
-    block = 128
-    with _on_device_of(gradient):
-        for first_rank in range(0, rank, _RANK_SLICE):
-            ranks = min(_RANK_SLICE, rank - first_rank)
-            _masked_reduction_kernel[(number_b, number_a)](
-                gradient,
-                packed_mask.contiguous(),
-                lora_a,
-                lora_b,
-                parts,
-                parts[size_a:],
-                rows,
-                columns,
-                mask_columns,
-                rank,
-                first_rank,
-                rows_per_program,
-                RANK=ranks,
-                RANK_PADDED=_RANK_SLICE,
-                OPERAND=operand,
-                PRECISION=precision,
-                BLOCK_ROWS=block_rows,
-                BLOCK_BYTES=block_bytes,
-                num_warps=num_warps,
-                num_stages=num_stages,
-            )
-            programs_a = triton.cdiv(ranks * columns, block)
-            _finish_kernel[(programs_a + triton.cdiv(ranks * rows, block),)](
-                parts,
-                parts[size_a:],
-                grad_a,
-                grad_b,
-                scaling,
-                number_a,
-                number_b,
-                rows,
-                columns,
-                rank,
-                first_rank,
-                programs_a,
-                RANK=ranks,
-                BLOCK_PARTS=32,
-                BLOCK=block,
-                num_warps=4,
-            )
+    parts = gradient.new_empty(size, dtype=torch.float32)
+    for reduce, finish in launchers:
+        reduce(gradient, packed_mask, lora_a, lora_b, parts)
+        finish(parts, grad_a, grad_b)
     return grad_a, grad_b
