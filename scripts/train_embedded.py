@@ -145,26 +145,29 @@ def pick(
 
 
 class PatchNamer(nn.Module):
-    """Linear readings of the vision tower's output: patch tokens → thing and place, first token → backdrop.
+    """Linear readings of the vision tower's output: patch tokens → thing, first token → backdrop.
 
-    Naming the place keeps it in the features: a Q-Former, to which the patches have no order, sees it there only.
+    For a Q-Former, to which the patches have no order, patch tokens name their place too: that keeps it in them.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.head = nn.Linear(192, len(things()) + 1 + len(COLOURS) * len(TEXTURES))
-        self.place = nn.Linear(192, (CANVAS // PATCH) ** 2)
+        self.place = nn.Linear(192, (CANVAS // PATCH) ** 2) if hasattr(model, "qformer") else None
 
     def forward(self, pixels: Tensor, patches: Tensor, backdrop: Tensor) -> tuple[Tensor, Tensor]:
         seen = see(self.model, pixels)
-        logits, places = self.head(seen).float(), self.place(seen[:, 1:]).float()
+        logits = self.head(seen).float()
         labels = torch.cat([backdrop[:, None], patches], 1)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        place = torch.arange(places.shape[1], device=places.device).expand(len(places), -1)
-        loss = loss + F.cross_entropy(places.flatten(0, 1), place.flatten())
-        hit = logits[:, 1:].argmax(-1) == patches
-        return loss, hit[patches > 0].float().mean()
+        if self.place is not None:
+            places = self.place(seen[:, 1:]).float()
+            truth = torch.arange(places.shape[1], device=places.device).expand(len(places), -1)
+            loss = loss + F.cross_entropy(places.flatten(0, 1), truth.flatten())
+        thing = patches > 0
+        hit = (logits[:, 1:].argmax(-1) == patches) & thing
+        return loss, hit.sum() / thing.sum()
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -403,7 +406,7 @@ class Run:
         recipe = self.recipe
         namer = PatchNamer(self.model).to(self.device)
         forward = self.compile(namer)
-        readings = [*namer.head.parameters(), *namer.place.parameters()]
+        readings = [p for name, p in namer.named_parameters() if name.startswith(("head.", "place."))]
         groups = [{"params": [*self.tower.parameters(), *readings], "lr": recipe.vision_lr}]
 
         def batch_loss(draws: torch.Generator) -> tuple[Tensor, Tensor]:
