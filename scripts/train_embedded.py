@@ -437,8 +437,7 @@ class Run:
             with self.autocast():
                 return forward(train["pixels"][rows], *texts)
 
-        @torch.no_grad()
-        def report(step: int) -> None:
+        def report(step: int) -> None:  # with gradients, or it would be compiled once more
             right = torch.zeros(len(KINDS), device=self.device)
             total = torch.zeros(len(KINDS), device=self.device)
             size = min(recipe.batch, len(held["pixels"]))
