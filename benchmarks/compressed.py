@@ -84,7 +84,7 @@ def kept_values(
         columns,
         packed_mask.shape[1],
         lora_a.shape[0],
-        16,
+        kernels.RANK_SLICE,
         *kernels.dot_mode(out.dtype, lora_a.dtype),
         block_rows,
         block_columns // 32,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 # Ranks go through the tensor cores at most this many at a time. The reduction re-reads G for each such slice,
 # which keeps its registers and its partial sums small at any rank.
-_RANK_SLICE = 16
+RANK_SLICE = 16
 
 
 @triton.jit
@@ -408,7 +408,7 @@ def _effective_weight_launcher(
     grid = (-(-columns // block_columns), -(-rows // block_rows), 1)
     numbers = (float(scaling), rows, columns, (columns + 7) // 8)
     mode = dot_mode(types[2], types[1])
-    constants = (rank, _RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
+    constants = (rank, RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
     return _Launcher(_effective_weight_kernel, grid, numbers + constants, num_warps)
 
 
@@ -463,14 +463,14 @@ def _reduction_launchers(
     row_parts = max(1, programs * multiprocessors // column_parts)
     rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
     row_parts = -(-rows // rows_per_program)
-    size_a = row_parts * min(rank, _RANK_SLICE) * columns
-    size_b = column_parts * min(rank, _RANK_SLICE) * rows
+    size_a = row_parts * min(rank, RANK_SLICE) * columns
+    size_b = column_parts * min(rank, RANK_SLICE) * rows
     mode = dot_mode(*types)
     block = 128
     launchers = []
-    for first_rank in range(0, rank, _RANK_SLICE):
-        ranks = min(_RANK_SLICE, rank - first_rank)
-        tile = rank_tile if ranks <= rank_tile else _RANK_SLICE
+    for first_rank in range(0, rank, RANK_SLICE):
+        ranks = min(RANK_SLICE, rank - first_rank)
+        tile = rank_tile if ranks <= rank_tile else RANK_SLICE
         numbers = (size_a, rows, columns, (columns + 7) // 8, first_rank, rows_per_program)
         constants = (rank, ranks, tile, *mode, block_rows, block_columns // 32, num_warps)
         grid = (column_parts, row_parts, 1)
