@@ -394,10 +394,10 @@ def main() -> None:
         parser.error(f"there is no repair '{unknown[0]}': choose from {NONE}, {', '.join(REPAIRS)}")
     cells = [
         Cell(method, pattern, seed, repair)
+        for seed in map(int, options.seeds.split(","))
         for pattern in options.patterns.split(",")
         for method in options.methods.split(",")
         for repair in repairs
-        for seed in map(int, options.seeds.split(","))
     ]
     for cell in cells:
         study.identity(cell)  # what is wrong with a recipe is known at once

@@ -31,9 +31,9 @@ for step in "$@"; do
     kernels) $PYTHON benchmarks/sparse_lora.py --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --output "$OUT/repair_step.json" ;;
     methods) compare methods ;;
-    repairs) compare repairs --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 3e-4,1e-3,3e-3 ;;
+    repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 3e-4,1e-3,3e-3 ;;
     ablations)
-      compare ablations --methods wanda --patterns 2:4,0.7 --repairs "none,both,\
+      compare ablations --batch-size 64 --methods wanda --patterns 2:4,0.7 --repairs "none,both,\
 both rank_vision=2 rank_language=4,both rank_vision=4 rank_language=8,both rank_vision=16 rank_language=32,\
 both rank_language=0,both rank_vision=0,both rank_connector=0,\
 both kd_weight=0.5,both kd_weight=0.9,both temperature=2,both hidden_weight=1,\
