@@ -95,19 +95,20 @@ def kept_values(
 
 
 def metadata(mask: Tensor) -> Tensor | None:
-    """The metadata of a 2:4 mask (out, in); None where the compressed form is not as described above."""
+    """The compressed form (out, any) of a 2:4 mask: its metadata behind room for the values.
+
+    None where the compressed form is not as described above.
+    """
     probe = torch.rand(mask.shape, device=mask.device).add_(1).mul_(mask).bfloat16()
-    compressed = torch._cslt_compress(probe).view(torch.bfloat16).flatten()
+    compressed = torch._cslt_compress(probe)
     half = mask.numel() // 2
-    return compressed[half:].clone() if torch.equal(compressed[:half], probe[mask]) else None
+    return compressed if torch.equal(compressed.flatten()[:half], probe[mask]) else None
 
 
 def compressed_weight(
     weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, metadata: Tensor
 ) -> Tensor:
-    """W' compressed: 9/16 of the bytes of W'."""
+    """W' compressed, 9/16 of the bytes of W': the values are written into `metadata`, which is returned."""
     half = weight.numel() // 2
-    out = weight.new_empty(half + metadata.numel())
-    out[half:].copy_(metadata)
-    kept_values(weight, packed_mask, lora_a, lora_b, scaling, out)
-    return out
+    kept_values(weight, packed_mask, lora_a, lora_b, scaling, metadata.view(-1)[:half])
+    return metadata

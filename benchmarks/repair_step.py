@@ -198,7 +198,7 @@ def measure(
     form: str, shape: Shape, model: nn.Module, anatomy: Anatomy, batch: dict[str, Tensor], steps: int
 ) -> dict[str, Any]:
     """Seconds a step, tokens/s and peak memory of one form; `model` (dense) is changed."""
-    device = batch["input_ids"].device.type
+    device = next(model.parameters()).device.type
     masked = [*anatomy.linears("vision"), *anatomy.linears("language")]
     pattern = parse_pattern("2:4")
     masks = {name: pattern.select(weight_of(model, name).detach().abs().float()) for name in masked}

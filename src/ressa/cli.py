@@ -159,7 +159,7 @@ def prune(values: Values) -> Values:
 
     \b
     Example:
-      ressa prune embedded-llava -o runs/pruned --pattern 2:4
+      ressa prune embedded -o runs/pruned --pattern 2:4
       ressa prune ./llava -o runs/llava --sparsity 0.5 --vision dense --calibration ./coco
     """
     sparsity = values.pop("sparsity")
@@ -192,7 +192,7 @@ def evaluate(values: Values) -> Values:
 
     \b
     Example:
-      ressa evaluate embedded-llava --limit 200
+      ressa evaluate embedded --limit 200
       ressa evaluate runs/repaired --tasks vqa,caption --data ./coco --json scores.json
     """
     return values
@@ -207,7 +207,7 @@ def sweep(values: Values) -> Values:
 
     \b
     Example:
-      ressa sweep embedded-llava -o runs/sweep --figure modality --seeds 0,1,2 --limit 100
+      ressa sweep embedded -o runs/sweep --figure modality --seeds 0,1,2 --limit 100
       ressa sweep ./llava -o runs/sweep --figure allocation --method sparsegpt --data ./coco --calibration ./coco
     """
     return _with_options(values)

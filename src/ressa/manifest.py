@@ -58,7 +58,7 @@ def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, Tensor]
     """Write both files. masks: layer name → bool (out, in), True = kept."""
     packed = {name: pack_mask(mask.cpu()) for name, mask in masks.items()}
     widths = {name: str(mask.shape[1]) for name, mask in masks.items()}
-    save_file(packed, folder / MASKS, metadata=widths)
+    save_file(packed, folder / MASKS, metadata=widths or None)  # an empty dict makes a broken file
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 

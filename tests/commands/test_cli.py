@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import transformers
 from ressa import __version__
 from ressa.checkpoint import read_manifest, read_masks
 from ressa.recipe import RECIPES
+from ressa.repair.config import Method
 from ressa.resume import FinishedBlocks
 
 COMMANDS = (*RECIPES, "inspect", "run")
@@ -289,6 +291,25 @@ def pruned(world, tmp_path_factory):
     recipe = PruneRecipe(model=str(world.llava), output=output, calibration=str(world.data), samples=6)
     run_recipe(recipe)
     return output
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_way_to_repair_ends_in_a_folder(ressa, world, pruned, tmp_path, method):
+    output = tmp_path / "repaired"
+    sizes = ["--samples", 4, "--batch-size", 2, "--option", "reconstruct_epochs=1"]
+    wanted = ["repair", pruned, "-o", output, "--data", world.data, "--option", f"method={method}", *sizes]
+    result = ressa(*wanted)
+    assert result.status == 0, result.err
+    manifest = read_manifest(output)
+    before = read_manifest(pruned)
+    if method == "lora":
+        assert "filled the zeros" in result.out
+        assert manifest.plan == {} and manifest.towers["language"] < 0.01
+    else:
+        assert manifest.plan == before.plan
+        assert manifest.towers == before.towers
+    assert "held this result already" in ressa(*wanted).out
+    assert ressa("inspect", output).status == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -42,8 +42,11 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             "steps": len(result.history),
             "trained": result.trained,
             "teacher": result.teacher,
+            "sparsity": result.sparsity,
             "history": result.history,
         }
+        if not config.keeps_zeros:
+            masks = {}
         manifest = Manifest(
             kind="repaired",
             source=recipe.model,
@@ -51,7 +54,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             seed=recipe.seed,
             calibration=pruned.calibration,
             versions=versions(),
-            plan=pruned.plan,
+            plan=pruned.plan if config.keeps_zeros else {},
             seconds=round(result.seconds, 1),
             computed_in=computed_in,
         ).model_copy(update={"training": training})
@@ -63,4 +66,10 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
 
 def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
     data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
-    return Outcome(data, [manifest_table(data, f"{Path(recipe.model).name}, repaired")], [line])
+    lines = [line]
+    if not recipe.config().keeps_zeros:
+        before, after = data["training"]["sparsity"]
+        lines.append(
+            f"Merging plain LoRA filled the zeros: {before:.1%} of the pruned layers before, {after:.1%} now."
+        )
+    return Outcome(data, [manifest_table(data, f"{Path(recipe.model).name}, repaired")], lines)

@@ -421,7 +421,7 @@ def effective_weight(
     out: Tensor,
     *,
     block_rows: int = 64,
-    block_columns: int = 128,
+    block_columns: int = 64,
     num_warps: int = 4,
 ) -> Tensor:
     """out = W⊙M + s·(BA)⊙M, (out, in), summed in fp32 and rounded once to the dtype of `out`.
@@ -492,7 +492,7 @@ def masked_reduction(
     block_rows: int = 64,
     block_columns: int = 128,
     rank_tile: int = 8,
-    programs: int = 4,
+    programs: int = 2,
     num_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).

@@ -14,7 +14,7 @@ class DemoRecipe(BaseRecipe):
     """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
 
     command: Literal["demo"] = "demo"
-    model: str = "embedded-llava"
+    model: str = "embedded"
     """An embedded model, or any other with a dataset folder of its own."""
     output: Path = Path("runs/demo")
     """The folder to write."""

@@ -127,7 +127,7 @@ def repair(
             history, trained = _train(
                 model, masks, anatomy, samples, batcher, config, work_dir, teacher, form == "shared"
             )
-    if config.method != "lora":
+    if config.keeps_zeros:
         check_masks(model, masks, error=RunError)
     return RepairResult(
         vlm=pruned,

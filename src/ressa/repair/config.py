@@ -86,6 +86,11 @@ class RepairConfig(BaseModel):
         return {"task": 0.0, "kd": 1.0, "both": self.kd_weight}[self.objective]
 
     @property
+    def keeps_zeros(self) -> bool:
+        """Whether the repaired model has the pruned one's zeros; merged LoRA fills them."""
+        return self.method != "lora"
+
+    @property
     def reconstructs(self) -> bool:
         return self.warm_start or self.method == "reconstruct"
 
