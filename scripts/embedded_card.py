@@ -90,8 +90,9 @@ tags: [{architecture}, synthetic, tiny]
 ---
 # {name}
 
-A vision-language model in the style of {architecture}, of under 10 M parameters, that ships with ressa, so that pruning and repair
-can be tried, tested and measured without a download. It was trained from scratch on drawn scenes of OpenMoji objects.
+A vision-language model in the style of {architecture}, of under 10 M parameters. It ships with ressa, so that pruning
+and repair can be tried, tested and measured without a download, and was trained from scratch on drawn scenes of
+OpenMoji objects.
 
 | task (%) | test (2,000 scenes) | novel (500 scenes, object pairs never seen together) |
 |---|---|---|
