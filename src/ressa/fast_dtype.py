@@ -27,6 +27,11 @@ def is_fast(dtype: torch.dtype, device: torch.device | str) -> bool:
     return allowed and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
+def means_bf16(precision: str, device: torch.device | str) -> bool:
+    """Whether "fp32", "bf16" or "auto" (bf16 where that is fast) means training under autocast to bfloat16."""
+    return precision == "bf16" or (precision == "auto" and is_fast(torch.bfloat16, device))
+
+
 @contextmanager
 def in_fast_dtype(*models: nn.Module, device: torch.device | str, asked: str = "auto") -> Iterator[str]:
     """Within it the models compute in float32 where their own half precision is slow on the device.

@@ -8,8 +8,7 @@ same samples.
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 
 from ressa import progress
 from ressa.anatomy import Anatomy
-from ressa.calibration.capture import Call, capture, leaves, map_leaves
+from ressa.calibration.capture import Call, leaves, map_leaves
 from ressa.calibration.feed import Feed, Step
-from ressa.calibration.padding import Kept
+from ressa.calibration.turns import Turn, turns
 from ressa.errors import RunError
+from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repair.config import RepairConfig
@@ -54,21 +54,25 @@ def reconstruct(
     tuned = {name for tower in config.tune if tower in anatomy.towers for name in anatomy.linears(tower)}
     feed, goal = Feed(model, anatomy, device), Feed(dense, anatomy, device)
     history: list[dict[str, Any]] = []
-    with feed.ready(), goal.ready(), torch.no_grad():
-        steps = [step for step in feed.steps(batches[0]) if tuned & set(step.block.linears)]
-        with progress.bar("Reconstructing blocks", len(steps)) as bar:
-            for number, step in enumerate(steps):
-                layers = [name for name in step.block.linears if name in tuned]
-                done = work_dir / "reconstruction" / str(number) if work_dir else None
-                entry = _resume(model, done)
-                if entry is None:
-                    examples = [e for batch in batches for e in _examples(feed, goal, batch, step)]
-                    own = {name: mask for name, mask in masks.items() if name in layers}
-                    order = torch.Generator().manual_seed(config.seed + number)
-                    entry = _fit(model, step, layers, own, examples, config, device, order)
-                    _keep(model, layers, done, entry)
-                history.append(entry)
-                bar.advance()
+    with feed.ready(), goal.ready(), torch.no_grad(), ExitStack() as stack:
+        steps = feed.steps(batches[0])
+        ours, theirs = (
+            stack.enter_context(closing(turns(each, batches, steps, tuned))) for each in (feed, goal)
+        )
+        number_of_turns = sum(bool(tuned & set(step.block.linears)) for step in steps)
+        bar = stack.enter_context(progress.bar("Reconstructing blocks", number_of_turns))
+        for number, (turn, wanted) in enumerate(zip(ours, theirs, strict=True)):
+            layers = [name for name in turn.step.block.linears if name in tuned]
+            done = work_dir / "reconstruction" / str(number) if work_dir else None
+            entry = _resume(model, done)
+            if entry is None:
+                examples = _examples(turn, wanted, batches)
+                own = {name: mask for name, mask in masks.items() if name in layers}
+                order = torch.Generator().manual_seed(config.seed + number)
+                entry = _fit(model, turn.step, layers, own, examples, config, device, order)
+                _keep(model, layers, done, entry)
+            history.append(entry)
+            bar.advance()
     return history
 
 
@@ -85,11 +89,12 @@ def _fit(
     device: torch.device | None,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """Train the kept weights of one block in float32; AdamW, cosine to a tenth of the rate."""
+    """Train the kept weights of one block, held in float32; AdamW, cosine to a tenth of the rate."""
     original = model.get_submodule(step.block.name)
     with restored(original):
         original.float().to(device).requires_grad_(False)
         place = next(original.parameters()).device
+        bf16 = means_bf16(config.precision, place)
         apply_masks(model, masks)
         block = model.get_submodule(step.block.name)  # a block may be a single linear
         weights = [weight_of(model, name).requires_grad_(True) for name in layers]
@@ -98,17 +103,17 @@ def _fit(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, config.reconstruct_rate / 10)
         try:
             start = [weight.detach().clone() for weight in weights]
-            before = sum(_error(block, example, place).item() for example in examples) / len(examples)
+            before = sum(_error(block, example, place, bf16).item() for example in examples) / len(examples)
             with torch.enable_grad():
                 for _ in range(config.reconstruct_epochs):
                     for index in torch.randperm(len(examples), generator=generator).tolist():
-                        _error(block, examples[index], place).backward()
+                        _error(block, examples[index], place, bf16).backward()
                         if config.max_grad_norm:
                             nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
                         optimizer.step()
                         optimizer.zero_grad()
                         schedule.step()
-            after = sum(_error(block, example, place).item() for example in examples) / len(examples)
+            after = sum(_error(block, example, place, bf16).item() for example in examples) / len(examples)
             finite = after < float("inf")
             if not after <= before:
                 after = before
@@ -121,12 +126,13 @@ def _fit(
     return {"block": step.block.name, "before": before, "loss": after}
 
 
-def _error(block: nn.Module, example: Example, device: torch.device) -> Tensor:
-    """‖y − y_dense‖² / ‖y_dense‖² over the positions that count."""
+def _error(block: nn.Module, example: Example, device: torch.device, bf16: bool) -> Tensor:
+    """‖y − y_dense‖² / ‖y_dense‖² over the positions that count; the block runs under autocast where bf16."""
     call, target, kept = example
     call = call.to(device)
     args, kwargs = (map_leaves(given, _as_float32) for given in (call.args, call.kwargs))
-    output = _hidden(block(*args, **kwargs))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        output = _hidden(block(*args, **kwargs)).float()
     target = target.to(device).float()
     if kept is not None:
         output, target = output[kept.to(device)], target[kept.to(device)]
@@ -142,38 +148,14 @@ def _hidden(output: Any) -> Tensor:
     return next(leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
-def _examples(feed: Feed, goal: Feed, batch: Batch, step: Step) -> list[Example]:
-    """Every call of the block on a batch: inputs from the blocks before it as they are now, and targets."""
-    block, once = feed.blocks[step.block.name], step.calls == 1
-    calls = capture(partial(feed.forward, batch), [block], once=once)[0]
-    targets = _outputs(goal, batch, goal.blocks[step.block.name], once=once)
-    reads_text = step.tower == "language" and not step.chain.reads_labels
-    mask = batch.get("attention_mask") if reads_text else None
-    labels = batch.get("labels") if step.chain.reads_labels else None
-    kept = [None if step.tower == "vision" else Kept(block, call, mask, labels).positions for call in calls]
-    return list(zip(calls, targets, kept, strict=True))
-
-
-class _Enough(Exception):
-    """The block has given what it gives; nothing of the rest of the forward is needed."""
-
-
-def _outputs(goal: Feed, batch: Batch, block: nn.Module, *, once: bool) -> list[Tensor]:
-    """What the dense block gives on a batch, one tensor a call."""
-    found: list[Tensor] = []
-
-    def record(_module: nn.Module, _args: Any, output: Any) -> None:
-        found.append(_hidden(output).detach().clone())
-        if once:
-            raise _Enough
-
-    handle = block.register_forward_hook(record)
-    try:
-        with suppress(_Enough):
-            goal.forward(batch)
-    finally:
-        handle.remove()
-    return found
+def _examples(turn: Turn, wanted: Turn, batches: Sequence[Batch]) -> list[Example]:
+    """Every call of a block: inputs from the blocks before it as they are now, and what the dense block gives."""
+    examples: list[Example] = []
+    for batch, calls, outputs in zip(batches, turn.calls, wanted.give(), strict=True):
+        for call, output in zip(calls, outputs, strict=True):
+            kept = turn.kept(call, batch)
+            examples.append((call, _hidden(output), None if kept is None else kept.positions))
+    return examples
 
 
 def _keep(model: nn.Module, layers: Sequence[str], path: Path | None, entry: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from ressa.anatomy import Anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
-from ressa.fast_dtype import is_fast
+from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repair.cached import CachedLogits
@@ -77,9 +77,7 @@ def train(
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
-        bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and is_fast(torch.bfloat16, find_device(config))
-        )
+        bf16 = means_bf16(config.precision, find_device(config))
         cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
         if cache is not None:

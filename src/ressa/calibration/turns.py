@@ -1,0 +1,128 @@
+"""The blocks of a model in the order data flows, each with what the blocks before it give as they are now.
+
+A whole forward per batch, stopped early, records what a chain's blocks are called with. Then each block runs
+by itself: whoever has its turn may change it, then it runs once for what the next block gets. Where a model does
+something of its own between two blocks (adds image features, merges patches), the inputs of the later block are
+recorded anew from a whole forward.
+"""
+
+from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ressa.calibration.capture import Call, Record, capture, independent, linked_alike, to_device
+from ressa.calibration.feed import Batch, Feed, Step
+from ressa.calibration.padding import Kept
+
+
+@dataclass
+class Turn:
+    """One block's turn: `calls` says how it is called, [batch][call]. It lives at `home` between its turns."""
+
+    step: Step
+    block: nn.Module
+    home: torch.device
+    calls: list[list[Call]]
+    outputs: list[list[Any]] | None = None
+
+    def give(self) -> list[list[Any]]:
+        """What the block gives, [batch][call], kept at home; it is not computed again for the next block."""
+        self.outputs = [[to_device(self.run(call), self.home) for call in batch] for batch in self.calls]
+        return self.outputs
+
+    def run(self, call: Call) -> Any:
+        """What the block as it is now gives to one call."""
+        call = call.to(next(self.block.parameters()).device)
+        return self.block(*call.args, **call.kwargs)
+
+    def kept(self, call: Call, batch: Batch) -> Kept | None:
+        """Which positions count in a call on a batch; None: all, as in a vision tower."""
+        step = self.step
+        if step.tower == "vision":
+            return None
+        reads_text = step.tower == "language" and not step.chain.reads_labels
+        return Kept(
+            self.block,
+            call,
+            batch.get("attention_mask") if reads_text else None,
+            batch.get("labels") if step.chain.reads_labels else None,
+        )
+
+
+def turns(
+    feed: Feed, batches: Sequence[Batch], steps: Sequence[Step], layers: Collection[str]
+) -> Generator[Turn]:
+    """The turn of every block of `steps` (all that a forward calls) that holds one of `layers`.
+
+    To be called, and gone through, while the feed is ready and without gradients; to be closed if left early.
+    """
+    wanted, done = set(layers), 0
+    while pending := [i for i in range(done, len(steps)) if wanted & set(steps[i].block.linears)]:
+        begin = pending[0]
+        others = (i for i in range(begin, len(steps)) if steps[i].chain is not steps[begin].chain)
+        stop = next(others, len(steps))
+        end = max(i for i in pending if i < stop) + 1
+        run = _Run(feed, batches, steps, begin, end)
+        done = begin + len(run.steps)
+        with closing(run.turns(wanted)) as found:
+            yield from found
+
+
+class _Run:
+    """Consecutive blocks of one chain, each fed with what the one before gives.
+
+    It ends early, before a block for which the model makes inputs of its own from what the chain gave so far.
+    """
+
+    def __init__(
+        self, feed: Feed, batches: Sequence[Batch], steps: Sequence[Step], begin: int, end: int
+    ) -> None:
+        self.feed, self.steps = feed, steps[begin:end]
+        later = [s for s in steps[end:] if s.tower == "language" and s.chain is not steps[begin].chain]
+        blocks = [feed.blocks[step.block.name] for step in self.steps]
+
+        def record(batch: Batch, perturb: bool = False) -> Record:
+            return capture(
+                partial(feed.forward, batch),
+                blocks,
+                # A tower may be called once an image, so its last block's return says little.
+                until=feed.blocks[later[0].block.name] if later else None,
+                once=not later and all(step.calls == 1 for step in steps[begin:end]),
+                perturb=perturb,
+            )
+
+        first = record(batches[0])
+        if len(blocks) > 1:
+            alone = independent(first, record(batches[0], perturb=True))
+            blocks = blocks[:alone]
+        self.records = [first, *(record(batch) for batch in batches[1:])]
+        self.steps = self.steps[: linked_alike(self.records, len(blocks))]
+
+    def turns(self, wanted: set[str]) -> Generator[Turn]:
+        outputs: list[list[Any]] = [[] for _ in self.records]
+        for i, step in enumerate(self.steps):
+            block = self.feed.blocks[step.block.name]
+            calls = [
+                [call.resolve(given) for call in record[i]]
+                for record, given in zip(self.records, outputs, strict=True)
+            ]
+            home = next(block.parameters()).device
+            turn = Turn(step, block, home, calls)
+            try:
+                if self.feed.device is not None:
+                    block.to(self.feed.device)
+                if wanted & set(step.block.linears):
+                    yield turn
+                if i + 1 < len(self.steps) and any(
+                    call.linked() for record in self.records for call in record[i + 1]
+                ):
+                    outputs = turn.outputs or turn.give()
+            finally:
+                block.to(home)
+            for record in self.records:
+                record[i] = []
