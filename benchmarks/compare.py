@@ -92,6 +92,7 @@ class Study:
     calibration_samples: int
     samples: int
     batch_size: int
+    evaluation_batch: int
     limit: int
     pool: int
     tasks: tuple[str, ...]
@@ -146,7 +147,7 @@ class Study:
             tasks=self.tasks,
             limit=self.limit,
             pool=self.pool,
-            batch_size=64,
+            batch_size=self.evaluation_batch,
             device=self.device,
         )
 
@@ -362,6 +363,7 @@ def main() -> None:
     parser.add_argument("--calibration-samples", type=int, default=128)
     parser.add_argument("--samples", type=int, default=12_800, help="training samples of a repair")
     parser.add_argument("--batch-size", type=int, default=32, help="of a repair")
+    parser.add_argument("--evaluation-batch", type=int, default=64, help="questions answered at a time")
     parser.add_argument(
         "--rates", help=f"let each repair choose among these on `val`, such as 3e-4,1e-3,3e-3 (else {RATE:g})"
     )
@@ -382,6 +384,7 @@ def main() -> None:
         calibration_samples=options.calibration_samples,
         samples=options.samples,
         batch_size=options.batch_size,
+        evaluation_batch=options.evaluation_batch,
         limit=options.limit,
         pool=options.pool,
         tasks=tuple(options.tasks.split(",")),

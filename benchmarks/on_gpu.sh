@@ -20,7 +20,8 @@ compare() { # NAME then compare.py's own options
   local name=$1
   shift
   for model in $MODELS; do
-    $PYTHON benchmarks/compare.py "$model" -o "$OUT/compare" --name "$name-$model" --jobs "$JOBS" "$@"
+    $PYTHON benchmarks/compare.py "$model" -o "$OUT/compare" --name "$name-$model" --jobs "$JOBS" \
+      --evaluation-batch 256 "$@"
   done
 }
 
