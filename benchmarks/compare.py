@@ -50,7 +50,7 @@ REPAIRS: dict[str, dict[str, Any]] = {
     "both": {},
     "warm_start": {"warm_start": True},
 }
-"""Name → options of `ressa.repair.RepairConfig`; what is not named is SparseLoRA with task loss and distillation."""
+"""Name → what is not SparseLoRA with task loss and distillation from the pruned weights on."""
 
 RATE, RATE_KEYS = 1e-3, {"reconstruct": "reconstruct_rate"}
 """The learning rate where none is chosen, and the option that it is, where that is not `learning_rate`."""
@@ -125,11 +125,13 @@ class Study:
             "rank_vision": 8,
             "rank_connector": 2,
             "rank_language": 16,
+            "warm_start": False,
         }
-        options: dict[str, Any] = {"checkpoints": 0, **REPAIRS[name]}
-        for change in (f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}", *changes):
-            key, _, text = change.partition("=")
-            (keys if key in RepairRecipe.model_fields else options)[key] = yaml.safe_load(text)
+        options: dict[str, Any] = {"checkpoints": 0}
+        rate = f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}"
+        chosen = (change.partition("=") for change in (rate, *changes))
+        for key, value in (*REPAIRS[name].items(), *((key, yaml.safe_load(text)) for key, _, text in chosen)):
+            (keys if key in RepairRecipe.model_fields else options)[key] = value
         return RepairRecipe(
             model=str(self.prune(cell).output),
             dense=self.model,

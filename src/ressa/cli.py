@@ -112,7 +112,8 @@ def _annotation(name: str, field: Any) -> Any:
     if plain is dict:
         help_text = f"{field.description.rstrip('.')}, as in --option name=value; repeatable."
         return Annotated[list[str] | None, typer.Option("--option", help=help_text)]
-    flags = [f"--{name.replace('_', '-')}", *(["-o"] if name == "output" else [])]
+    word = name.replace("_", "-")
+    flags = [f"--{word}/--no-{word}" if plain is bool else f"--{word}", *(["-o"] if name == "output" else [])]
     kind = plain if field.is_required() else plain | None
     return Annotated[kind, typer.Option(*flags, help=field.description)]
 

@@ -30,7 +30,11 @@ class DemoRecipe(BaseRecipe):
     evaluation_pool: Pool = 40
     evaluation_batch: Positive = 64
     """How many samples run at a time."""
-    repair_samples: Positive = 6_400
+    reconstruction_samples: Positive = 512
+    """How many of the training samples each block is reconstructed on."""
+    reconstruction_epochs: Positive = 2
+    """How often it sees each."""
+    repair_samples: Positive = 3_200
     """Training samples of the repair."""
     repair_batch: Positive = 32
     """How many make a step."""
@@ -61,7 +65,7 @@ class DemoRecipe(BaseRecipe):
 
     @property
     def repair(self) -> RepairRecipe:
-        """SparseLoRA on the pruned folder, taught by the dense one."""
+        """Blocks reconstructed, then SparseLoRA, on the pruned folder; the dense one is the teacher of both."""
         return RepairRecipe(
             model=str(self.output / "pruned"),
             dense=self.model,
@@ -74,6 +78,10 @@ class DemoRecipe(BaseRecipe):
             rank_connector=self.rank_connector,
             rank_language=self.rank_language,
             kd_weight=self.kd_weight,
+            options={
+                "reconstruct_samples": self.reconstruction_samples,
+                "reconstruct_epochs": self.reconstruction_epochs,
+            },
             seed=self.seed,
             device=self.device,
         )
