@@ -45,6 +45,6 @@ def test_other_teachers_and_reconstruction(tmp_path, teacher):
     config = RepairConfig(teacher="auto" if teacher == "cached" else "separate", **OPTIONS)
     assert repair(pruned, masks, given, samples(8), config).teacher == teacher
     pruned, masks, dense = pruned_pair("instructblip")
-    config = RepairConfig(method="reconstruct", reconstruct_rate=1e-2, batch_size=4)
+    config = RepairConfig(method="reconstruct", reconstruct_rate=1e-2, reconstruct_batch_size=4)
     blocks = repair(pruned, masks, dense, samples(8), config).blocks
     assert sum(block["loss"] for block in blocks) < 0.6 * sum(block["before"] for block in blocks)

@@ -11,7 +11,13 @@ from ressa.data.batcher import Batcher
 from ressa.errors import RunError
 from ressa.repair import RepairConfig, reconstruct, repair
 
-OPTIONS = {"reconstruct_epochs": 5, "reconstruct_rate": 1e-2, "batch_size": 4, "device": "cpu"}
+OPTIONS = {
+    "reconstruct_epochs": 5,
+    "reconstruct_rate": 1e-2,
+    "reconstruct_batch_size": 4,
+    "batch_size": 4,
+    "device": "cpu",
+}
 CONFIG = RepairConfig(method="reconstruct", **OPTIONS)
 
 

@@ -107,10 +107,8 @@ def repair(
         set_seed(config.seed)
         if config.reconstructs:
             part = samples[: config.reconstruct_samples]
-            batches = [
-                batcher.training(part[i : i + config.batch_size])
-                for i in range(0, len(part), config.batch_size)
-            ]
+            size = config.reconstruct_batch_size
+            batches = [batcher.training(part[i : i + size]) for i in range(0, len(part), size)]
             device = find_device(config)
             blocks = reconstruct(
                 model,

@@ -42,6 +42,7 @@ class RepairConfig(BaseModel):
     warm_start: bool = False
     reconstruct_samples: Positive = 1024  # the first of the samples
     reconstruct_epochs: Positive = 10  # passes of each block over them
+    reconstruct_batch_size: Positive = 32  # whatever the number of processes, each of which does all of it
     reconstruct_rate: Above0 = 1e-3
 
     learning_rate: Above0 = 1e-4
