@@ -40,7 +40,7 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     run_prune(recipe.prune)
     _say(4, "Evaluating the pruned model")
     _evaluate(recipe, "pruned")
-    _say(5, "Repairing it: reconstruction, then SparseLoRA, with the dense model as teacher")
+    _say(5, "Repairing it: reconstruction, then SparseLoRA, taught by the dense model")
     run_repair(recipe.repair)
     _say(6, "Evaluating the repaired model")
     _evaluate(recipe, "repaired")
