@@ -49,7 +49,7 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     write_json(recipe.output / RESULTS, results)
     rows = {name: results[name] for name in MODELS}
     title = f"{recipe.model}, {recipe.method} {recipe.pattern}"
-    comparison_bars(rows, recipe.output / FIGURE, f"{title} on vision and language, repaired with SparseLoRA")
+    comparison_bars(rows, recipe.output / FIGURE, f"{title} on vision and language, and repaired")
     return Outcome(results, [comparison_table(rows, title)], _conclusion(recipe, results))
 
 
