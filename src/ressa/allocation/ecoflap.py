@@ -1,9 +1,9 @@
 """ECoFLaP: coarse scores of whole blocks from the model's own loss set each block's sparsity (arXiv 2310.02998).
 
 First order: Σ |w|·E|∂L/∂w| over the block. Zeroth order: E |L(w + εz) − L(w − εz)| / 2ε with z ~ N(0, 1) on the
-block's linears, one pair of forwards a block and calibration batch; z is drawn anew from its seed instead of
-being kept. Every block keeps the share that a cap on its sparsity leaves it; what else the budget allows to
-keep is shared out in proportion to the scores, at most all of a block.
+block's linears, one pair of forwards a block and calibration batch. Every block keeps the share that a cap on its
+sparsity leaves it; what else the budget allows to keep is shared out in proportion to the scores, at most all of a
+block.
 """
 
 import time
@@ -116,10 +116,11 @@ def zeroth_order_scores(
             dense = [weight.clone() for weight in weights]  # adding and subtracting would not give it back
             total = 0.0
             for index in range(len(outputs.batches)):
-                drawn = seed * 1_000_003 + place * 10_007 + index
+                noise = _draw(weights, seed * 1_000_003 + place * 10_007 + index)
                 losses = []
-                for sign in (epsilon, -epsilon):
-                    _perturb(weights, dense, sign, drawn)
+                for size in (epsilon, -epsilon):
+                    for weight, original, z in zip(weights, dense, noise, strict=True):
+                        weight.copy_(original.float() + size * z)
                     losses.append(outputs.task_loss(index).item())
                 total += abs(losses[0] - losses[1]) / (2 * epsilon)
                 progress.advance()
@@ -129,12 +130,10 @@ def zeroth_order_scores(
     return scores
 
 
-def _perturb(weights: Sequence[Tensor], dense: Sequence[Tensor], size: float, seed: int) -> None:
-    """Set the weights to dense + size·z, z ~ N(0, 1) from the seed, the same on every device."""
+def _draw(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """fp32 z ~ N(0, 1) shaped like each weight, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    for weight, original in zip(weights, dense, strict=True):
-        z = torch.randn(weight.shape, generator=generator)
-        weight.copy_(original.float() + size * z.to(weight.device))
+    return [torch.randn(weight.shape, generator=generator).to(weight.device) for weight in weights]
 
 
 def share_out(pool: Pool, scores: Mapping[str, float], highest: float) -> dict[str, float]:
