@@ -139,7 +139,7 @@ def _default(field: Any) -> Any:
 def demo(values: Values) -> Values:
     """Prune, repair and evaluate an embedded model.
 
-    It is pruned to 2:4 and repaired with SparseLoRA; the table shows what broke and what came back. A run
+    It is pruned to 2:4 and repaired; the table shows what broke and what came back. A run
     that was interrupted goes on from its last finished stage.
 
     \b
@@ -175,7 +175,8 @@ def prune(values: Values) -> Values:
 def repair(values: Values) -> Values:
     """Repair a pruned model.
 
-    SparseLoRA, with the dense model as teacher, merged into the weights: kept weights change, no zero moves.
+    The dense model teaches: each block learns its outputs, then SparseLoRA is trained and merged into the
+    weights. Kept weights change, no zero moves.
 
     \b
     Example:
