@@ -128,9 +128,11 @@ class Study:
             "warm_start": False,
         }
         options: dict[str, Any] = {"checkpoints": 0}
-        rate = f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}"
-        chosen = (change.partition("=") for change in (rate, *changes))
-        for key, value in (*REPAIRS[name].items(), *((key, yaml.safe_load(text)) for key, _, text in chosen)):
+        given: dict[str, Any] = dict(REPAIRS[name])
+        for change in (f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}", *changes):
+            key, _, text = change.partition("=")
+            given[key] = yaml.safe_load(text)
+        for key, value in given.items():
             (keys if key in RepairRecipe.model_fields else options)[key] = value
         return RepairRecipe(
             model=str(self.prune(cell).output),

@@ -94,8 +94,8 @@ def kept_values(
     return out
 
 
-def metadata(mask: Tensor) -> Tensor | None:
-    """The compressed form (out, any) of a 2:4 mask: its metadata behind room for the values.
+def compressed_form(mask: Tensor) -> Tensor | None:
+    """What cuSPARSELt makes of a weight with this 2:4 mask (out, in): the mask's metadata, behind room for values.
 
     None where the compressed form is not as described above.
     """
@@ -106,9 +106,9 @@ def metadata(mask: Tensor) -> Tensor | None:
 
 
 def compressed_weight(
-    weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, metadata: Tensor
+    weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, form: Tensor
 ) -> Tensor:
-    """W' compressed, 9/16 of the bytes of W': the values are written into `metadata`, which is returned."""
+    """W' compressed, 9/16 of the bytes of W': `form` (`compressed_form`) with its values written into it."""
     half = weight.numel() // 2
-    kept_values(weight, packed_mask, lora_a, lora_b, scaling, metadata.view(-1)[:half])
-    return metadata
+    kept_values(weight, packed_mask, lora_a, lora_b, scaling, form.view(-1)[:half])
+    return form

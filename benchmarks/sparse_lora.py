@@ -258,13 +258,13 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
     The input's gradient cannot go there: dX = dY·W' sums over the rows of W', and the zeros of a 2:4 mask lie
     two in four along its columns. G = dYᵀx has no sparse operand.
     """
-    from compressed import compressed_weight, metadata
+    from compressed import compressed_form, compressed_weight
 
     x, weight, grad_out = case.x.detach(), case.weight, case.grad_out
     a, b = case.lora_a.detach(), case.lora_b.detach()
     masked = effective_weight(weight, case.packed, a, b, SCALING)
     compressed = torch._cslt_compress(masked)
-    where = metadata(case.mask)
+    form = compressed_form(case.mask)
     algorithm = torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True)
 
     def product(packed: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         return F.linear(x, weight), torch.mm(grad_out, weight), torch.mm(grad_out.t(), x)
 
     def write_compressed() -> Tensor:
-        return compressed_weight(weight, case.packed, a, b, SCALING, where)
+        return compressed_weight(weight, case.packed, a, b, SCALING, form)
 
     runs = {
         "forward: effective weight": lambda: effective_weight(weight, case.packed, a, b, SCALING),
@@ -302,7 +302,7 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         "step: ours, sparse forward": sparse_forward,
         "step: ours, sparse forward, compressed before": ready_forward,
     }
-    if where is not None:
+    if form is not None:
         runs["forward: effective weight, written compressed"] = write_compressed
         runs["step: ours, sparse forward, written compressed"] = lambda: (
             product(write_compressed()),
@@ -310,8 +310,8 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         )
     found: dict[str, Any] = {
         "algorithm": algorithm,
-        "values_are_a_plain_prefix": where is not None,
-        "written_compressed_is_the_same": where is not None
+        "values_are_a_plain_prefix": form is not None,
+        "written_compressed_is_the_same": form is not None
         and torch.equal(product(write_compressed()), product(compressed)),
         "compressed_over_dense": compressed.numel() * compressed.element_size() / (2 * weight.numel()),
         "error": error(product(compressed), x.double() @ masked.double().t()),
