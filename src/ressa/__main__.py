@@ -1,8 +1,15 @@
-"""`python -m ressa` is `ressa`."""
+"""The `ressa` program, and `python -m ressa`."""
 
-import sys
+from typing import NoReturn
 
 from ressa.cli import main
+from ressa.processes import leave
+
+
+def run() -> NoReturn:
+    """Run the command line of this process and end it."""
+    leave(main())
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

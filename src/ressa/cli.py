@@ -378,7 +378,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(status: int, sentence: str) -> int:
     print(f"ressa: {' '.join(sentence.split())}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 from repair.tiny import pruned_pair, samples, without_dropout
 
+from ressa.processes import leave
 from ressa.repair import RepairConfig, repair, training
 
 
@@ -50,3 +51,4 @@ if __name__ == "__main__":
     made = run_repair(given)
     if int(os.environ.get("RANK", "0")) == 0:
         Path(output).write_text(json.dumps(made))
+    leave(0)

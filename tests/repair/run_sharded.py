@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 from repair.test_sparse_lora import X, adapted, make
 
+from ressa.processes import leave
 from ressa.repair.teacher import dense_teacher
 
 
@@ -38,3 +39,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
