@@ -343,7 +343,7 @@ REDUCTION_BLOCKS = [  # block_rows, block_columns, num_warps, rank_tile
     (64, 128, 4, 8), (64, 64, 4, 8), (128, 64, 4, 8), (128, 128, 8, 8), (128, 64, 8, 8), (64, 256, 4, 8),
     (64, 128, 4, 16),
 ]  # fmt: skip
-PROGRAMS = [2, 4]  # a multiprocessor
+PROGRAMS = [2, 3, 4, 6]  # a multiprocessor
 SHOWN = 6  # of the fastest; all are in the JSON
 SHARE = 0.2  # of an out×in buffer may be partial sums: they are gone when dX is made, which takes more
 

@@ -2,8 +2,9 @@
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import load, measure
-from ressa.commands.inputs import find_data, find_device, find_dtype
+from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
+from ressa.device import find_device
 from ressa.evaluation import evaluate
 from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json

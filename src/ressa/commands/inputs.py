@@ -1,4 +1,4 @@
-"""From what a recipe names to what is there: a device, a dataset folder, samples."""
+"""From what a recipe names to what is there: a dtype, a dataset folder, samples."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,18 +11,6 @@ from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
 from ressa.recipe import EMBEDDED
-
-
-def find_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device or else the CPU. Raises UsageError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"There is no device '{name}' here: use --device auto or cpu.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("There is no device 'mps' here: use --device auto or cpu.")
-    return device
 
 
 def find_dtype(name: str) -> torch.dtype | None:

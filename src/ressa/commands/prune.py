@@ -11,10 +11,11 @@ from torch import Tensor
 from ressa.allocation import Allocation, allocate, per_tower, read_plan, write_plan
 from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint import Manifest, Vlm, load, save
-from ressa.commands.inputs import draw_samples, find_device, find_dtype, fingerprint_samples
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.data import Batcher, Sample
+from ressa.device import find_device
 from ressa.fast_dtype import in_fast_dtype
 from ressa.methods import get_method
 from ressa.provenance import versions

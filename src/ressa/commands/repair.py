@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
-from ressa.commands.inputs import draw_samples, find_device, find_dtype
+from ressa.commands.inputs import draw_samples, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.fast_dtype import in_fast_dtype
@@ -12,6 +12,7 @@ from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
 from ressa.repair import repair
+from ressa.repair.training import training_device
 from ressa.report import manifest_table
 
 
@@ -25,8 +26,8 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
-    device = find_device(recipe.device)
     config = recipe.config()
+    device = training_device(config)
     samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     masks = read_masks(recipe.model)
     dtype = find_dtype(recipe.dtype)

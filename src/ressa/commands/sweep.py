@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ressa.checkpoint import load
-from ressa.commands.inputs import draw_samples, find_data, find_device, find_dtype
+from ressa.commands.inputs import draw_samples, find_data, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.data import Batcher
+from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.evaluation import evaluate
 from ressa.fast_dtype import in_fast_dtype

@@ -21,7 +21,7 @@ from ressa.repair.reconstruct import reconstruct
 from ressa.repair.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
 from ressa.repair.student import discard_student, finish_student, make_student
 from ressa.repair.teacher import dense_teacher, teacher_form
-from ressa.repair.training import claim, find_device, train
+from ressa.repair.training import claim, train, training_device
 from ressa.repair.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
 from ressa.sparsity.mask import pack_mask
 
@@ -109,7 +109,7 @@ def repair(
             part = samples[: config.reconstruct_samples]
             size = config.reconstruct_batch_size
             batches = [batcher.training(part[i : i + size]) for i in range(0, len(part), size)]
-            device = find_device(config)
+            device = training_device(config)
             blocks = reconstruct(
                 model,
                 cast(nn.Module, weights),

@@ -18,6 +18,7 @@ from ressa import progress
 from ressa.anatomy import Anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
+from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
@@ -77,7 +78,7 @@ def train(
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
-        bf16 = means_bf16(config.precision, find_device(config))
+        bf16 = means_bf16(config.precision, training_device(config))
         cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
         if cache is not None:
@@ -129,7 +130,7 @@ def training_arguments(
     config: RepairConfig, folder: Path, *, samples: int, resumable: bool
 ) -> TrainingArguments:
     """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
-    on_cpu = find_device(config).type == "cpu"
+    on_cpu = training_device(config).type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=on_cpu,
@@ -168,16 +169,14 @@ def training_arguments(
     return arguments
 
 
-def find_device(config: RepairConfig) -> torch.device:
-    """Where a repair computes. Raises UsageError for a device that is not there."""
-    kind, _, index = config.device.partition(":")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no CUDA device here: repair with device='auto' or 'cpu'.")
-    if index not in ("", "0"):
-        raise UsageError(f"Training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={index} instead.")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind)
+def training_device(config: RepairConfig) -> torch.device:
+    """Where a repair computes. Raises UsageError for a device that is not there or that the Trainer passes by."""
+    device = find_device(config.device)
+    if device.index:
+        raise UsageError(
+            f"Training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={device.index} instead."
+        )
+    return device
 
 
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
