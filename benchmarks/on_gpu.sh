@@ -32,7 +32,7 @@ for step in "$@"; do
     kernels) $PYTHON benchmarks/sparse_lora.py --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --output "$OUT/repair_step.json" ;;
     methods) compare methods ;;
-    repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 3e-4,1e-3,3e-3 ;;
+    repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
       compare ablations --batch-size 64 --methods wanda --patterns 2:4,0.7 --repairs "none,both,\
 both rank_vision=2 rank_language=4,both rank_vision=4 rank_language=8,both rank_vision=16 rank_language=32,\
