@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from ressa.data import training_samples
+from ressa.embedded.dataset import write_dataset
 from ressa.errors import UsageError
 from tests.data.tiny_folders import tiny_dataset
 
@@ -43,6 +44,21 @@ def test_questions_learn_their_most_common_answer(folder):
 def test_a_mix_is_half_and_half(folder):
     samples = training_samples(folder, "calibration", 8, mixture="mix")
     assert Counter(sample.prompt == "A short description:" for sample in samples) == {True: 4, False: 4}
+
+
+@pytest.mark.parametrize(("mixture", "captions"), [("mix", 90), ("qa", 0)])
+def test_each_set_of_questions_has_its_share(tmp_path, mixture, captions):
+    """Of every set there is more than is asked for, and of each another number."""
+    write_dataset(tmp_path, 3, {"train": 80})
+    tasks = ("caption", "vqa", "okvqa", "gqa")
+    prompts = {
+        task: {each.prompt for each in training_samples(tmp_path, "train", 10**4, 0, [task])}
+        for task in tasks
+    }
+    samples = training_samples(tmp_path, "train", 180, mixture=mixture)
+    found = Counter(task for each in samples for task in tasks if each.prompt in prompts[task])
+    share = (180 - captions) // 3
+    assert found == Counter(caption=captions, vqa=share, okvqa=share, gqa=share)
 
 
 def test_named_tasks_share_equally_and_absent_ones_are_passed_over(folder):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from ressa.data.folder import FILES, DatasetFolder
@@ -35,7 +36,7 @@ def training_samples(
     data = DatasetFolder(folder, question, caption)
     rng = random.Random(seed)
     pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
-    samples = _evenly([_evenly(group, count) for group in pools], count)
+    samples = _in_turn([_in_turn(group) for group in pools])[:count]
     rng.shuffle(samples)
     return samples
 
@@ -81,10 +82,6 @@ def _caption_samples(images: list[CaptionedImage], rng: random.Random) -> list[S
     ]
 
 
-def _evenly(pools: list[list[Sample]], count: int) -> list[Sample]:
-    """`count` samples from the pools' fronts in equal shares; what one lacks the others give."""
-    samples: list[Sample] = []
-    for number, pool in enumerate(sorted(pools, key=len)):
-        share = (count - len(samples)) // (len(pools) - number)
-        samples += pool[:share]
-    return samples
+def _in_turn(pools: list[list[Sample]]) -> list[Sample]:
+    """One sample of each pool after the other, as long as each lasts: any part from the front has equal shares."""
+    return [sample for turn in zip_longest(*pools) for sample in turn if sample is not None]
