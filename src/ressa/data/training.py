@@ -1,8 +1,8 @@
 """Image-text samples with targets, drawn from a dataset folder: what calibration and repair run on."""
 
 import random
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from ressa.data.folder import FILES, DatasetFolder
@@ -36,7 +36,7 @@ def training_samples(
     data = DatasetFolder(folder, question, caption)
     rng = random.Random(seed)
     pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
-    samples = _in_turn([_in_turn(group) for group in pools])[:count]
+    samples = list(islice(_in_turn(map(_in_turn, pools)), count))
     rng.shuffle(samples)
     return samples
 
@@ -74,14 +74,13 @@ def _pool(data: DatasetFolder, task: str, split: str, rng: random.Random) -> lis
 def _caption_samples(images: list[CaptionedImage], rng: random.Random) -> list[Sample]:
     shuffled = rng.sample(images, len(images))
     orders = [rng.sample(image.captions, len(image.captions)) for image in shuffled]
-    return [
-        Sample(image.image, image.prompt, captions[turn], image.id)
-        for turn in range(max(map(len, orders)))
+    each = (
+        [Sample(image.image, image.prompt, caption, image.id) for caption in captions]
         for image, captions in zip(shuffled, orders, strict=True)
-        if turn < len(captions)
-    ]
+    )
+    return list(_in_turn(each))
 
 
-def _in_turn(pools: list[list[Sample]]) -> list[Sample]:
+def _in_turn(pools: Iterable[Iterable[Sample]]) -> Iterator[Sample]:
     """One sample of each pool after the other, as long as each lasts: any part from the front has equal shares."""
-    return [sample for turn in zip_longest(*pools) for sample in turn if sample is not None]
+    return (sample for turn in zip_longest(*pools) for sample in turn if sample is not None)

@@ -176,7 +176,7 @@ def training_device(config: RepairConfig) -> torch.device:
         raise UsageError(
             f"Training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={device.index} instead."
         )
-    return device
+    return torch.device(device.type)  # of several processes each has its own GPU
 
 
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
