@@ -109,7 +109,7 @@ def instructblip(smoke: bool) -> Shape:
             "num_hidden_layers": 2,
             "encoder_hidden_size": 32,
         }
-        former |= {"num_attention_heads": 2}
+        former |= {"num_attention_heads": 2, "vocab_size": 64}
         text |= {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2}
         text |= {"num_heads": 2, "vocab_size": 128}
     config = hf.InstructBlipConfig(
@@ -140,7 +140,7 @@ def make_batch(shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:
     """Random pixels, random prompts behind the image's tokens, random answers, nothing padded."""
     vocabulary = shape.config.text_config.vocab_size
 
-    def draw(length: int) -> Tensor:
+    def draw(length: int, vocabulary: int = vocabulary) -> Tensor:
         return torch.randint(5, vocabulary - 1, (shape.batch, length))
 
     size = shape.config.vision_config.image_size
@@ -148,7 +148,7 @@ def make_batch(shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:
     prompt, answer = torch.cat([image, draw(shape.prompt)], 1), draw(shape.answer)
     batch = {"pixel_values": torch.randn(shape.batch, 3, size, size, dtype=dtype)}
     if shape.encoder_decoder:
-        questions = draw(shape.prompt)
+        questions = draw(shape.prompt, shape.config.qformer_config.vocab_size)
         batch |= {"input_ids": prompt, "labels": answer}
         batch |= {"qformer_input_ids": questions, "qformer_attention_mask": torch.ones_like(questions)}
     else:

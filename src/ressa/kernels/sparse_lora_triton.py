@@ -6,7 +6,6 @@ Nothing is accumulated with atomics, so results are the same bit for bit from ru
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -338,8 +337,9 @@ def _finish_kernel(
 class _Launcher:
     """kernel[grid](*tensors, *numbers), with Triton's look at every argument at the first call only.
 
-    That look takes as long as a small layer's kernels. One launcher is for one layer shape, its types and its
-    device, so that nothing but alignment may differ from call to call. `numbers` end with the constants.
+    That look takes as long as a small layer's kernels, and so does the driver's at every pointer, which a plain
+    number is spared. One launcher is for one layer shape, its types and its device, so that nothing but
+    alignment may differ from call to call. `numbers` end with the constants.
     """
 
     def __init__(
@@ -349,24 +349,22 @@ class _Launcher:
         self.compiled: Callable[..., None] | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
-        with _on_device_of(tensors[0]):
-            pointers = 0
-            for tensor in tensors:
-                pointers |= tensor.data_ptr()
-            aligned = pointers % 16 == 0
-            if self.compiled is not None and aligned:
-                self.compiled(*tensors, *self.numbers)
-                return
-            found = self.kernel[self.grid](*tensors, *self.numbers, num_warps=self.num_warps)
-            if aligned and not triton.knobs.runtime.interpret:
-                self.compiled = found[self.grid]
+        device = tensors[0].get_device()  # -1: the CPU
+        if device < 0 or device == torch.cuda.current_device():
+            self._launch(tensors)
+        else:  # Triton launches on the current device; a model may be spread over several
+            with torch.cuda.device(device):
+                self._launch(tensors)
 
-
-def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device; a model may be spread over several."""
-    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return nullcontext()
+    def _launch(self, tensors: tuple[Tensor, ...]) -> None:
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        aligned = not any(pointer % 16 for pointer in pointers)
+        if self.compiled is not None and aligned:
+            self.compiled(*pointers, *self.numbers)
+            return
+        found = self.kernel[self.grid](*tensors, *self.numbers, num_warps=self.num_warps)
+        if aligned and not triton.knobs.runtime.interpret:
+            self.compiled = found[self.grid]
 
 
 @cache
