@@ -34,8 +34,9 @@ def _kept_values_kernel(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
+    first_row, first_column = tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32
     value, packed = kernels.effective_tile(
-        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
+        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns, first_row, first_column,
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
     # Of each four, half a byte of the mask, two are kept: one with no kept one before it, one with.
@@ -47,9 +48,7 @@ def _kept_values_kernel(
     value = tl.reshape(value, (LINES, 8, 4))
     first_kept = tl.sum(tl.where(kept & ~later, value, 0.0), axis=2)
     second_kept = tl.sum(tl.where(kept & later, value, 0.0), axis=2)
-    row, first = kernels.tile_place(
-        tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32, BLOCK_ROWS, CHUNKS
-    )
+    row, first = kernels.tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
     place = first // 2 + tl.arange(0, 16)[None, :]
     tl.store(
         out + row.to(tl.int64) * (columns // 2) + place,

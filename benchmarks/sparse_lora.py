@@ -181,9 +181,8 @@ def add_graphs(case: Case, runs: dict[str, Any], found: dict[str, dict[str, Any]
     """The GPU's own time, without the host: replayed CUDA graphs of two variants, and of our kernels alone."""
 
     def kernels() -> object:
-        effective_weight(case.weight, case.packed, case.lora_a, case.lora_b, SCALING)
         buffer = effective_weight(case.weight, case.packed, case.lora_a, case.lora_b, SCALING)
-        return masked_reduction(buffer, case.packed, case.lora_a, case.lora_b, SCALING)
+        return masked_reduction(buffer, case.packed, case.lora_a, case.lora_b, SCALING, weight=case.weight)
 
     names = ("full weight gradient", "ours", "ours, fp32 factors")
     try:
@@ -272,9 +271,9 @@ def below_floor(case: Case, rounds: int) -> dict[str, Any]:
         return y if y.shape == grad_out.shape else y.t()
 
     def backward() -> tuple[Tensor, ...]:
-        gradient = torch.mm(grad_out.t(), x)
-        gradients = masked_reduction(gradient, case.packed, a, b, SCALING)
-        return torch.mm(grad_out, effective_weight(weight, case.packed, a, b, SCALING)), *gradients
+        buffer = torch.mm(grad_out.t(), x)
+        gradients = masked_reduction(buffer, case.packed, a, b, SCALING, weight=weight)
+        return torch.mm(grad_out, buffer), *gradients
 
     def ours() -> tuple[Tensor, ...]:
         return F.linear(x, effective_weight(weight, case.packed, a, b, SCALING)), *backward()
@@ -411,6 +410,9 @@ def tune(device: str, rounds: int) -> list[dict[str, Any]]:
     for kernel, function in (("weight", kernels.effective_weight), ("reduction", kernels.masked_reduction)):
         best = min((key for key in score if key[0] == kernel), key=score.__getitem__)
         (function.__kwdefaults__ or {}).update(dict(best[1]))
+        if kernel == "weight":
+            block = (dict(best[1])["block_rows"], dict(best[1])["block_columns"])
+            (kernels.masked_reduction.__kwdefaults__ or {})["weight_block"] = block
         print(f"best {kernel}: {dict(sorted(best[1]))}")
     return found
 

@@ -62,6 +62,21 @@ def test_reduction_is_the_two_masked_products(shape, dtype, factors, bound):
         assert error(other, exact) < bound
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 140, 0), (70, 140, 64)], ids=str)
+@pytest.mark.parametrize(("dtype", "factors", "bound"), DTYPES, ids=str)
+def test_the_weight_may_take_the_gradients_place(shape, dtype, factors, bound):
+    case = layer(shape, dtype, factors, device=DEVICE)
+    arguments = (case.packed, case.lora_a.detach(), case.lora_b.detach(), case.scaling)
+    before = torch.randn_like(case.weight)
+    for kernels in (sparse_lora_triton, sparse_lora_torch):
+        gradient = before.clone()
+        found = kernels.masked_reduction(gradient, *arguments, case.weight)
+        weight = kernels.effective_weight(case.weight, *arguments, torch.full_like(before, torch.nan))
+        assert torch.equal(gradient, weight)
+        for one, other in zip(found, kernels.masked_reduction(before.clone(), *arguments), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_no_factors_at_all():
     case = layer((37, 19, 0), torch.bfloat16, device=DEVICE)
     out = torch.full_like(case.weight, torch.nan)
@@ -85,14 +100,18 @@ def test_tiles_and_parts_of_every_size_cover_everything():
             block_columns=columns,
         )
         assert error(weight, exact_weight(case)) < 1e-6
+        replaced = gradient.clone()
         found = sparse_lora_triton.masked_reduction(
-            gradient,
+            replaced,
             case.packed,
             *arguments,
             block_rows=rows,
             block_columns=columns,
             programs=programs,
+            weight=case.weight,
+            weight_block=(rows, columns),
         )
+        assert torch.equal(replaced, weight)
         for one, exact in zip(found, exact_reduction(case, gradient), strict=True):
             assert error(one, exact) < 1e-6
 

@@ -4,8 +4,7 @@ Source: "Rethinking Pruning for Vision-Language Models" (arXiv 2404.02424), the 
 covers W too, so that the dense weight of the teacher and the sparse one of the student are one tensor.
 
     forward   W' into a temporary;  y = x W'ᵀ
-    backward  G = dYᵀ x into a temporary;  dA = s·Bᵀ(G⊙M),  dB = s·(G⊙M)Aᵀ
-              W' again into the same temporary;  dX = dY W'
+    backward  G = dYᵀ x into a temporary;  dA = s·Bᵀ(G⊙M),  dB = s·(G⊙M)Aᵀ, and W' in G's place;  dX = dY W'
 
 Between the two only x, W, the packed mask, A and B are kept, all but x of which exist anyway: neither the
 product BA nor W' nor a second out×in buffer. Autograd on the formula as written keeps two and makes four.
@@ -66,10 +65,19 @@ def effective_weight(
 
 @torch.no_grad()
 def masked_reduction(
-    gradient: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float
+    gradient: Tensor,
+    packed_mask: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scaling: float,
+    *,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r) from G (out, in), which may be overwritten."""
-    return _implementation(gradient).masked_reduction(gradient, packed_mask, lora_a, lora_b, scaling)
+    """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r) from G (out, in), which may be overwritten.
+
+    weight: W, where W' is to take G's place in `gradient`.
+    """
+    return _implementation(gradient).masked_reduction(gradient, packed_mask, lora_a, lora_b, scaling, weight)
 
 
 @torch.no_grad()
@@ -251,10 +259,13 @@ def _backward(
     rows = grad_out if grad_out.dim() == 2 else grad_out.reshape(-1, weight.shape[0])
     if need_lora:
         buffer = torch.mm(rows.t(), x if x.dim() == 2 else x.reshape(-1, weight.shape[1]))
-        grad_a, grad_b = kernels.masked_reduction(buffer, packed_mask, lora_a, lora_b, scaling)
+        grad_a, grad_b = kernels.masked_reduction(
+            buffer, packed_mask, lora_a, lora_b, scaling, weight if need_x else None
+        )
     if need_x:
-        buffer = x.new_empty(weight.shape) if buffer is None else buffer
-        kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
+        if buffer is None:
+            buffer = x.new_empty(weight.shape)
+            kernels.effective_weight(weight, packed_mask, lora_a, lora_b, scaling, buffer)
         grad_x = torch.mm(rows, buffer).view(x.shape)
     return (
         x.new_empty(0) if grad_x is None else grad_x,

@@ -48,14 +48,22 @@ def effective_weight(
 
 
 def masked_reduction(
-    gradient: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float
+    gradient: Tensor,
+    packed_mask: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scaling: float,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B.
 
-    gradient: G = dYᵀX (out, in), the gradient of the full weight; it is masked in place.
+    gradient: G = dYᵀX (out, in), the gradient of the full weight; it is masked in place. Where the weight is
+    given, W' takes its place.
     """
     wide = torch.promote_types(gradient.dtype, torch.float32)
     masked = apply_mask_(gradient, packed_mask).to(wide)
     grad_a = torch.mm(lora_b.to(wide).t(), masked).mul_(scaling)
     grad_b = torch.mm(masked, lora_a.to(wide).t()).mul_(scaling)
+    if weight is not None:
+        effective_weight(weight, packed_mask, lora_a, lora_b, scaling, gradient)
     return grad_a.to(lora_a.dtype), grad_b.to(lora_b.dtype)

@@ -133,6 +133,8 @@ def effective_tile(
     rows,
     columns,
     mask_columns,
+    first_row,
+    first_column,
     RANK: tl.constexpr,
     RANK_SLICE: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -143,9 +145,7 @@ def effective_tile(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """This program's tile of W + s·BA in fp32, in memory's order, and its bytes of the mask."""
-    first_row = tl.program_id(1) * BLOCK_ROWS
-    first_column = tl.program_id(0) * CHUNKS * 32
+    """A tile of W + s·BA in fp32, in memory's order, and its bytes of the mask."""
     value, packed = _load_tile(
         weight, mask, first_row, rows, first_column, columns, mask_columns, BLOCK_ROWS, CHUNKS
     )
@@ -171,6 +171,44 @@ def effective_tile(
     return value.to(tl.float32) + scaling * product, packed
 
 
+@triton.jit
+def _write_effective_tile(
+    weight,
+    mask,
+    lora_a,
+    lora_b,
+    out,
+    scaling,
+    rows,
+    columns,
+    mask_columns,
+    tile,
+    RANK: tl.constexpr,
+    RANK_SLICE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """Tile number `tile` of W' into out, row by row of tiles."""
+    across = tl.cdiv(columns, CHUNKS * 32)
+    first_row, first_column = tile // across * BLOCK_ROWS, tile % across * CHUNKS * 32
+    value, packed = effective_tile(
+        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns, first_row, first_column,
+        RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
+    )  # fmt: skip
+    row, first = tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
+    column = first + tl.arange(0, 32)[None, :]
+    tl.store(
+        out + row.to(tl.int64) * columns + column,
+        tl.where(_unpack(packed), value, 0.0).to(out.dtype.element_ty),
+        mask=(row < rows) & (column < columns),
+    )
+
+
 @triton.jit(do_not_specialize=["mask_columns"])
 def _effective_weight_kernel(
     weight,
@@ -192,17 +230,10 @@ def _effective_weight_kernel(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    value, packed = effective_tile(
-        weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns,
+    _write_effective_tile(
+        weight, mask, lora_a, lora_b, out, scaling, rows, columns, mask_columns, tl.program_id(0),
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
-    row, first = tile_place(tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32, BLOCK_ROWS, CHUNKS)
-    column = first + tl.arange(0, 32)[None, :]
-    tl.store(
-        out + row.to(tl.int64) * columns + column,
-        tl.where(_unpack(packed), value, 0.0).to(out.dtype.element_ty),
-        mask=(row < rows) & (column < columns),
-    )
 
 
 @triton.jit(do_not_specialize=["mask_columns", "rows_per_program"])
@@ -300,6 +331,41 @@ def _sum_parts(parts, number, size, offset, BLOCK_PARTS: tl.constexpr, BLOCK: tl
     return total
 
 
+@triton.jit
+def _finish(
+    parts,
+    grad_a,
+    grad_b,
+    scaling,
+    size_a,
+    number_a,
+    number_b,
+    rows,
+    columns,
+    rank,
+    first_rank,
+    programs_a,
+    program,
+    RANKS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Sum and write what `program` has of dA (the first `programs_a`) or dB."""
+    if program < programs_a:
+        offset = program * BLOCK + tl.arange(0, BLOCK)
+        size = columns * RANKS
+        total = scaling * _sum_parts(parts, number_a, size, offset, BLOCK_PARTS, BLOCK)
+        tl.store(
+            grad_a + first_rank * columns + offset, total.to(grad_a.dtype.element_ty), mask=offset < size
+        )
+    else:
+        offset = (program - programs_a) * BLOCK + tl.arange(0, BLOCK)
+        size = rows * RANKS
+        total = scaling * _sum_parts(parts + size_a, number_b, size, offset, BLOCK_PARTS, BLOCK)
+        where = (offset // RANKS) * rank + first_rank + offset % RANKS
+        tl.store(grad_b + where, total.to(grad_b.dtype.element_ty), mask=offset < size)
+
+
 @triton.jit(do_not_specialize=["number_a", "number_b", "rank", "first_rank", "programs_a"])
 def _finish_kernel(
     parts,
@@ -318,20 +384,62 @@ def _finish_kernel(
     BLOCK_PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    _finish(
+        parts, grad_a, grad_b, scaling, size_a, number_a, number_b, rows, columns, rank, first_rank,
+        programs_a, tl.program_id(0), RANKS, BLOCK_PARTS, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=[
+        "number_a", "number_b", "rank", "first_rank", "programs_a", "programs", "mask_columns",
+    ]
+)  # fmt: skip
+def _finish_and_weight_kernel(
+    parts,
+    grad_a,
+    grad_b,
+    weight,
+    mask,
+    lora_a,
+    lora_b,
+    out,
+    scaling,
+    size_a,
+    number_a,
+    number_b,
+    rows,
+    columns,
+    rank,
+    first_rank,
+    programs_a,
+    programs,
+    mask_columns,
+    RANKS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_SLICE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    # The first `programs` finish, the others write W': one launch for what does not depend on each other.
     program = tl.program_id(0)
-    if program < programs_a:
-        offset = program * BLOCK + tl.arange(0, BLOCK)
-        size = columns * RANKS
-        total = scaling * _sum_parts(parts, number_a, size, offset, BLOCK_PARTS, BLOCK)
-        tl.store(
-            grad_a + first_rank * columns + offset, total.to(grad_a.dtype.element_ty), mask=offset < size
-        )
+    if program < programs:
+        _finish(
+            parts, grad_a, grad_b, scaling, size_a, number_a, number_b, rows, columns, rank, first_rank,
+            programs_a, program, RANKS, BLOCK_PARTS, BLOCK,
+        )  # fmt: skip
     else:
-        offset = (program - programs_a) * BLOCK + tl.arange(0, BLOCK)
-        size = rows * RANKS
-        total = scaling * _sum_parts(parts + size_a, number_b, size, offset, BLOCK_PARTS, BLOCK)
-        where = (offset // RANKS) * rank + first_rank + offset % RANKS
-        tl.store(grad_b + where, total.to(grad_b.dtype.element_ty), mask=offset < size)
+        _write_effective_tile(
+            weight, mask, lora_a, lora_b, out, scaling, rows, columns, mask_columns, program - programs,
+            RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
+        )  # fmt: skip
 
 
 class _Launcher:
@@ -388,6 +496,22 @@ def dot_mode(values: torch.dtype, factors: torch.dtype) -> tuple[tl.dtype, tl.dt
     return tl.float32, tl.float32, False, "tf32"
 
 
+def _tiles(
+    shape: tuple[int, int],
+    rank: int,
+    types: tuple[torch.dtype, torch.dtype],
+    block_rows: int,
+    block_columns: int,
+    num_warps: int,
+) -> tuple[int, tuple[Any, ...]]:
+    """How many tiles W' has, and the constants of what writes one. types: of W', of A and B."""
+    rows, columns = shape
+    if types[0] == torch.float32:
+        block_columns = max(32, block_columns // 2)
+    tiles = -(-columns // block_columns) * -(-rows // block_rows)
+    return tiles, (rank, RANK_SLICE, *dot_mode(*types), block_rows, block_columns // 32, num_warps)
+
+
 @cache
 def _effective_weight_launcher(
     shape: tuple[int, int],
@@ -399,15 +523,11 @@ def _effective_weight_launcher(
     block_columns: int,
     num_warps: int,
 ) -> _Launcher:
-    """types: of W, of A and B, of the result."""
+    """types: of W', of A and B, of W."""
     rows, columns = shape
-    if types[2] == torch.float32:
-        block_columns = max(32, block_columns // 2)
-    grid = (-(-columns // block_columns), -(-rows // block_rows), 1)
+    tiles, constants = _tiles(shape, rank, (types[0], types[1]), block_rows, block_columns, num_warps)
     numbers = (float(scaling), rows, columns, (columns + 7) // 8)
-    mode = dot_mode(types[2], types[1])
-    constants = (rank, RANK_SLICE, *mode, block_rows, block_columns // 32, num_warps)
-    return _Launcher(_effective_weight_kernel, grid, numbers + constants, num_warps)
+    return _Launcher(_effective_weight_kernel, (tiles, 1, 1), numbers + constants, num_warps)
 
 
 def effective_weight(
@@ -426,7 +546,7 @@ def effective_weight(
 
     block_rows: a multiple of 16·num_warps; block_columns: of 32, halved for fp32, which needs the registers.
     """
-    types = (weight.dtype, lora_a.dtype, out.dtype)
+    types = (out.dtype, lora_a.dtype, weight.dtype)
     launch = _effective_weight_launcher(
         weight.shape, lora_a.shape[0], types, weight.device, scaling, block_rows, block_columns, num_warps
     )
@@ -438,18 +558,19 @@ def effective_weight(
 def _reduction_launchers(
     shape: tuple[int, int],
     rank: int,
-    types: tuple[torch.dtype, torch.dtype],
+    types: tuple[torch.dtype, ...],
     device: torch.device,
     scaling: float,
     block_rows: int,
     block_columns: int,
     rank_tile: int,
-    programs: int,
+    programs_each: int,
     num_warps: int,
+    weight_block: tuple[int, int],
 ) -> tuple[int, list[tuple[_Launcher, _Launcher]]]:
     """How many partial sums; for each slice of ranks the launchers that make and add them.
 
-    types: of G, of A and B.
+    types: of G, of A and B, and of W where W' is asked for: the last launcher writes it beside its sums.
     """
     rows, columns = shape
     if types[0] == torch.float32:
@@ -458,13 +579,13 @@ def _reduction_launchers(
         torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     )
     column_parts = -(-columns // block_columns)
-    row_parts = max(1, programs * multiprocessors // column_parts)
+    row_parts = max(1, programs_each * multiprocessors // column_parts)
     rows_per_program = -(-rows // (row_parts * block_rows)) * block_rows
     row_parts = -(-rows // rows_per_program)
     size_a = row_parts * min(rank, RANK_SLICE) * columns
     size_b = column_parts * min(rank, RANK_SLICE) * rows
-    mode = dot_mode(*types)
-    block = 128
+    mode = dot_mode(types[0], types[1])
+    block, warps = 128, 4
     launchers = []
     for first_rank in range(0, rank, RANK_SLICE):
         ranks = min(RANK_SLICE, rank - first_rank)
@@ -475,7 +596,12 @@ def _reduction_launchers(
         reduce = _Launcher(_masked_reduction_kernel, grid, numbers + constants, num_warps)
         programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
         added = (float(scaling), size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
-        finish = _Launcher(_finish_kernel, (programs_a + programs_b, 1, 1), (*added, ranks, 32, block), 4)
+        sums, programs = (ranks, 32, block), programs_a + programs_b
+        finish = _Launcher(_finish_kernel, (programs, 1, 1), added + sums, warps)
+        if len(types) == 3 and first_rank + ranks == rank:
+            tiles, written = _tiles(shape, rank, (types[0], types[1]), *weight_block, warps)
+            numbers = (*added, programs, (columns + 7) // 8, *sums, *written)
+            finish = _Launcher(_finish_and_weight_kernel, (programs + tiles, 1, 1), numbers, warps)
         launchers.append((reduce, finish))
     return size_a + size_b, launchers
 
@@ -486,23 +612,27 @@ def masked_reduction(
     lora_a: Tensor,
     lora_b: Tensor,
     scaling: float,
+    weight: Tensor | None = None,
     *,
     block_rows: int = 64,
     block_columns: int = 128,
     rank_tile: int = 8,
     programs: int = 2,
     num_warps: int = 4,
+    weight_block: tuple[int, int] = (64, 64),
 ) -> tuple[Tensor, Tensor]:
     """dA = s·Bᵀ(G⊙M) (r, in) and dB = s·(G⊙M)Aᵀ (out, r), in the dtypes of A and B, from G (out, in).
 
-    G is read once for every 16 ranks and not changed. programs: how many a multiprocessor, about; the rows are
-    cut into so many parts. Blocks as in `effective_weight`. Extra memory: fp32 partial sums of
-    4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes.
+    G is read once for every 16 ranks and not changed, but where the weight is given: then W' takes its place, as
+    `effective_weight` writes it. programs: how many a multiprocessor, about; the rows are cut into so many
+    parts. Blocks (`weight_block`: rows and columns of W') as in `effective_weight`. Extra memory: fp32 partial
+    sums of 4·min(r, 16)·(in·row parts + out·⌈in/block_columns⌉) bytes.
     """
+    types = (gradient.dtype, lora_a.dtype, *(() if weight is None else (weight.dtype,)))
     size, launchers = _reduction_launchers(
         gradient.shape,
         lora_a.shape[0],
-        (gradient.dtype, lora_a.dtype),
+        types,
         gradient.device,
         scaling,
         block_rows,
@@ -510,11 +640,17 @@ def masked_reduction(
         rank_tile,
         programs,
         num_warps,
+        weight_block,
     )
     packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
     parts = gradient.new_empty(size, dtype=torch.float32)
     for reduce, finish in launchers:
         reduce(gradient, packed_mask, lora_a, lora_b, parts)
-        finish(parts, grad_a, grad_b)
+        if weight is None or finish is not launchers[-1][1]:
+            finish(parts, grad_a, grad_b)
+        else:
+            finish(parts, grad_a, grad_b, weight.contiguous(), packed_mask, lora_a, lora_b, gradient)
+    if weight is not None and not launchers:  # no ranks, no sums
+        effective_weight(weight, packed_mask, lora_a, lora_b, scaling, gradient)
     return grad_a, grad_b
