@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ressa.allocation import Allocation, allocate, per_tower
+from ressa.allocation import Allocation, allocate, batching, per_tower
 from ressa.allocation.outputs import Outputs
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm, load
@@ -78,9 +78,8 @@ def compare(vlm: Vlm, arguments: argparse.Namespace) -> None:
             pattern = Unstructured(sparsity)
             made = Allocation(name, per_tower(anatomy, model, dict.fromkeys(TOWERS, pattern)), 0.0)
         else:
-            # A batch is a sample of ECoFLaP's: many small ones.
-            sizes = 4 if name.startswith("ecoflap") else 32
-            given = [batcher.training(samples[i : i + sizes]) for i in range(0, len(samples), sizes)]
+            number, size = batching(name, len(samples), 32)
+            given = [batcher.training(samples[i : i + size]) for i in range(0, number, size)]
             made = allocate(name, model, given, dict.fromkeys(TOWERS, sparsity), anatomy=anatomy, seed=seed)
         try:
             prune(model, batches, plan=made.plan, anatomy=anatomy, seed=seed)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ressa.allocation import ecoflap
+from ressa.allocation import batching, ecoflap
 from ressa.allocation.budget import Layer, Pool, make_pools, saved
 from ressa.allocation.ecoflap import first_order_scores, share_out, zeroth_order_scores
 from ressa.allocation.outputs import Outputs, quiet
@@ -137,6 +137,12 @@ def test_sharing_out_is_the_official_loop(blocks, target):
     expected = official([l.size for l in layers], scores.values(), size * (1 - target), highest)
     kept = [(1 - shares[l.name]) * l.size for l in layers]
     assert kept == pytest.approx(expected, abs=1e-4 * size)
+
+
+def test_its_loss_is_that_of_one_sample_at_a_time_of_32_as_in_the_official_code():
+    assert batching("ecoflap-zeroth", 128, 16) == batching("ecoflap-first", 128, 16) == (32, 1)
+    assert batching("ecoflap-first", 8, 16) == (8, 1)
+    assert batching("auto", 128, 16) == (128, 16)
 
 
 def test_without_any_score_everything_gets_the_same():

@@ -22,6 +22,7 @@ __all__ = [
     "Allocation",
     "allocate",
     "auto",
+    "batching",
     "ecoflap",
     "owl",
     "per_tower",
@@ -35,6 +36,15 @@ ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
     "owl": owl,
     "auto": auto,
 }
+
+
+def batching(name: str, samples: int, batch_size: int) -> tuple[int, int]:
+    """How many of the calibration samples the strategy of this name takes, and how many make a batch.
+
+    ECoFLaP's loss is that of one sample at a time, of 32 (the official code's `num_data_first_stage` and its
+    batch size of 1).
+    """
+    return (min(samples, 32), 1) if name.startswith("ecoflap") else (samples, batch_size)
 
 
 def allocate(

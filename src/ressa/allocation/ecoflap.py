@@ -41,7 +41,7 @@ def ecoflap(
     """Shares of zeros from global scores; the model's weights are the same afterwards, bit for bit.
 
     Args:
-        batches: calibration inputs with labels; the official code takes one batch as one sample.
+        batches: calibration inputs with labels; the official code takes 32, of one sample each.
         sparsity: tower → share of zeros; towers that are absent stay dense.
         joint: whether the towers share one budget (the official code) or keep one each.
         granularity: what is scored and gets one sparsity: a block (the official setting) or a layer.

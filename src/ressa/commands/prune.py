@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ressa.allocation import Allocation, allocate, per_tower, read_plan, write_plan
+from ressa.allocation import Allocation, allocate, batching, per_tower, read_plan, write_plan
 from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint import Manifest, Vlm, load, save
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
@@ -115,12 +115,11 @@ def _allocation(
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.choices is not None:
         options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
-    # ECoFLaP takes a batch for one sample of the loss.
-    size = min(4, recipe.batch_size) if recipe.allocation.startswith("ecoflap") else recipe.batch_size
+    number, size = batching(recipe.allocation, len(samples), recipe.batch_size)
     allocation = allocate(
         recipe.allocation,
         vlm.model,
-        batches(vlm, samples, size),
+        batches(vlm, samples[:number], size),
         {tower: pattern.sparsity for tower, pattern in asked.items() if pattern is not None},
         anatomy=anatomy,
         joint=recipe.budget == "joint",
