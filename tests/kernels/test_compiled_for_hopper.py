@@ -24,7 +24,8 @@ MODE = dict(
     )
 )
 BLOCK = {"RANK": 8, "BLOCK_ROWS": 64, "CHUNKS": 4, "WARPS": 4} | MODE
-NOT_DIVISIBLE = {"scaling", "mask_columns", "rows_per_program"}
+NOT_DIVISIBLE = {"scaling", "mask_columns", "rows_per_program", "number_a", "number_b", "rank", "first_rank"}
+NOT_DIVISIBLE |= {"programs_a", "programs"}
 
 
 def compiled(kernel, types: dict[str, str], constants: dict) -> str:
@@ -56,6 +57,15 @@ def test_the_effective_weight_never_passes_through_shared_memory():
     assert count(ptx, "wgmma.mma_async")
     assert not count(ptx, r"ld\.shared")
     assert count(ptx, r"bar\.sync") <= 1  # A and B on their way to the tensor cores
+
+
+def test_beside_the_last_sums_the_weight_is_written_as_it_is_alone():
+    types = dict.fromkeys(("weight", "lora_a", "lora_b", "out", "grad_a", "grad_b"), "*bf16")
+    types |= {"mask": "*u8", "parts": "*fp32", "scaling": "fp32"}
+    sums = {"RANKS": 8, "BLOCK_PARTS": 32, "BLOCK": 128}
+    ptx = compiled(kernels._finish_and_weight_kernel, types, BLOCK | sums | {"RANK_SLICE": 16})
+    assert count(ptx, r"st\.global\.v4") == 8
+    assert count(ptx, "wgmma.mma_async")
 
 
 def test_the_reduction_turns_its_tile_in_shared_memory_once():
