@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ressa.kernels import sparse_lora_triton as kernels
+from ressa.kernels import triton_programs as programs
 
 
 @triton.jit(do_not_specialize=["mask_columns"])
@@ -35,7 +36,7 @@ def _kept_values_kernel(
     WARPS: tl.constexpr,
 ):
     first_row, first_column = tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * CHUNKS * 32
-    value, packed = kernels.effective_tile(
+    value, packed = programs.effective_tile(
         weight, mask, lora_a, lora_b, scaling, rows, columns, mask_columns, first_row, first_column,
         RANK, RANK_SLICE, OPERAND, HALF, SPLIT, PRECISION, BLOCK_ROWS, CHUNKS, WARPS,
     )  # fmt: skip
@@ -48,7 +49,7 @@ def _kept_values_kernel(
     value = tl.reshape(value, (LINES, 8, 4))
     first_kept = tl.sum(tl.where(kept & ~later, value, 0.0), axis=2)
     second_kept = tl.sum(tl.where(kept & later, value, 0.0), axis=2)
-    row, first = kernels.tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
+    row, first = programs.tile_place(first_row, first_column, BLOCK_ROWS, CHUNKS)
     place = first // 2 + tl.arange(0, 16)[None, :]
     tl.store(
         out + row.to(tl.int64) * (columns // 2) + place,

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from ressa.kernels import sparse_lora_triton as kernels  # noqa: E402
+from ressa.kernels import triton_programs as programs  # noqa: E402
 
 # By name, as the launchers give them at rank 8, in bf16, with 64 × 128 blocks and 4 warps; "*": a pointer.
 MODE = dict(
@@ -49,7 +50,7 @@ def count(ptx: str, operation: str) -> int:
 
 def test_the_effective_weight_never_passes_through_shared_memory():
     types = dict.fromkeys(("weight", "lora_a", "lora_b", "out"), "*bf16") | {"mask": "*u8", "scaling": "fp32"}
-    ptx = compiled(kernels._effective_weight_kernel, types, BLOCK | {"RANK_SLICE": 16})
+    ptx = compiled(programs.effective_weight_kernel, types, BLOCK | {"RANK_SLICE": 16})
     assert (
         count(ptx, r"st\.global\.v4") == count(ptx, r"st\.global") == 8
     )  # 64 elements a thread, 8 at a time
@@ -63,13 +64,13 @@ def test_beside_the_last_sums_the_weight_is_written_as_it_is_alone():
     types = dict.fromkeys(("weight", "lora_a", "lora_b", "out", "grad_a", "grad_b"), "*bf16")
     types |= {"mask": "*u8", "parts": "*fp32", "scaling": "fp32"}
     sums = {"RANKS": 8, "BLOCK_PARTS": 32, "BLOCK": 128}
-    ptx = compiled(kernels._finish_and_weight_kernel, types, BLOCK | sums | {"RANK_SLICE": 16})
+    ptx = compiled(programs.finish_and_weight_kernel, types, BLOCK | sums | {"RANK_SLICE": 16})
     assert count(ptx, r"st\.global\.v4") == 8
     assert count(ptx, "wgmma.mma_async")
 
 
 def test_the_reduction_turns_its_tile_in_shared_memory_once():
     types = dict.fromkeys(("gradient", "lora_a", "lora_b"), "*bf16") | {"mask": "*u8", "parts": "*fp32"}
-    ptx = compiled(kernels._masked_reduction_kernel, types, BLOCK | {"RANKS": 8, "RANK_TILE": 8})
+    ptx = compiled(programs.masked_reduction_kernel, types, BLOCK | {"RANKS": 8, "RANK_TILE": 8})
     assert count(ptx, r"ld\.global[.\w:]*\.v4") >= 16  # the first tile, and the next in the loop
     assert count(ptx, r"stmatrix[.\w]*x4") <= 12  # 8 of them the tile
