@@ -174,13 +174,13 @@ def _reduction_launchers(
         programs_a, programs_b = -(-ranks * columns // block), -(-ranks * rows // block)
         added = (float(scaling), size_a, row_parts, column_parts, rows, columns, rank, first_rank, programs_a)
         sums, programs = (ranks, 32, block), programs_a + programs_b
-        finish = _Launcher(triton_programs.finish_kernel, (programs, 1, 1), added + sums, warps)
         if len(types) == 3 and first_rank + ranks == rank:
             tiles, written = _tiles(shape, rank, (types[0], types[1]), *weight_block, warps)
-            numbers = (*added, programs, (columns + 7) // 8, *sums, *written)
-            finish = _Launcher(
-                triton_programs.finish_and_weight_kernel, (programs + tiles, 1, 1), numbers, warps
-            )
+            beside = (*added, programs, (columns + 7) // 8, *sums, *written)
+            kernel, grid = triton_programs.finish_and_weight_kernel, (programs + tiles, 1, 1)
+            finish = _Launcher(kernel, grid, beside, warps)
+        else:
+            finish = _Launcher(triton_programs.finish_kernel, (programs, 1, 1), added + sums, warps)
         launchers.append((reduce, finish))
     return size_a + size_b, launchers
 
@@ -224,12 +224,12 @@ def masked_reduction(
     packed_mask, lora_a, lora_b = packed_mask.contiguous(), lora_a.contiguous(), lora_b.contiguous()
     grad_a, grad_b = torch.empty_like(lora_a), torch.empty_like(lora_b)
     parts = gradient.new_empty(size, dtype=torch.float32)
-    for reduce, finish in launchers:
+    for number, (reduce, finish) in enumerate(launchers, 1):
         reduce(gradient, packed_mask, lora_a, lora_b, parts)
-        if weight is None or finish is not launchers[-1][1]:
-            finish(parts, grad_a, grad_b)
-        else:
+        if weight is not None and number == len(launchers):
             finish(parts, grad_a, grad_b, weight.contiguous(), packed_mask, lora_a, lora_b, gradient)
+        else:
+            finish(parts, grad_a, grad_b)
     if weight is not None and not launchers:  # no ranks, no sums
         effective_weight(weight, packed_mask, lora_a, lora_b, scaling, gradient)
     return grad_a, grad_b
