@@ -8,6 +8,7 @@ import torch
 
 Run = Callable[[], object]
 _FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU of today
+_HEAD_START = 5_000_000  # GPU cycles, about 2.5 ms: longer than the host takes to launch anything timed here
 
 
 def synchronize(device: str) -> None:
@@ -18,36 +19,43 @@ def synchronize(device: str) -> None:
 def interleaved(runs: Mapping[str, Run], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Median, 10th and 90th percentile in ms of each run: one after the other, `rounds` times around.
 
-    On a GPU each call starts with a cold L2 cache and is timed by events, so the time a call takes on the
-    host shows where, and only where, the GPU has to wait for it. On the CPU it is processor time, which
-    others on the machine disturb least; use one thread.
+    On a GPU, the GPU's own time: each call starts with a cold L2 cache and behind a kernel that waits until the
+    host has launched it whole, so that no gap between two launches is counted (NVBench times so, too). What
+    the host takes to launch it is `host_ms`, a median. On the CPU it is processor time, which others on the
+    machine disturb least; use one thread.
     """
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if device == "cuda" else None
+    on_gpu = device == "cuda"
+    flush = torch.empty(_FLUSH_BYTES if on_gpu else 0, dtype=torch.int8, device=device)
     names = list(runs)
     for name in names:
         for _ in range(3):
             runs[name]()
-    synchronize(device)
-    marks: dict[str, list[tuple]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    host: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if flush is None:
+            if not on_gpu:
                 start = time.process_time()
                 runs[name]()
-                marks[name].append((start, time.process_time()))
+                times[name].append((time.process_time() - start) * 1e3)
                 continue
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
             flush.zero_()
+            torch.cuda._sleep(_HEAD_START)
             begin.record()
+            start = time.perf_counter()
             runs[name]()
+            host[name].append((time.perf_counter() - start) * 1e3)
             end.record()
-            marks[name].append((begin, end))
-    synchronize(device)
+            torch.cuda.synchronize()
+            times[name].append(begin.elapsed_time(end))
     found = {}
-    for name, pairs in marks.items():
-        times = [(end - begin) * 1e3 if flush is None else begin.elapsed_time(end) for begin, end in pairs]
-        deciles = quantiles(times, n=10, method="inclusive") if len(times) > 1 else times * 9
-        found[name] = {"ms": median(times), "ms_p10": deciles[0], "ms_p90": deciles[-1]}
+    for name in names:
+        deciles = quantiles(times[name], n=10, method="inclusive") if rounds > 1 else times[name] * 9
+        found[name] = {"ms": median(times[name]), "ms_p10": deciles[0], "ms_p90": deciles[-1]}
+        if on_gpu:
+            found[name]["host_ms"] = median(host[name])
     return found
 
 
@@ -78,25 +86,6 @@ def extra_peak(run: Run, device: str) -> int | None:
     torch.cuda.synchronize()
     del result
     return torch.cuda.max_memory_allocated() - before
-
-
-def graphed(run: Run) -> Run:
-    """`run` as the replay of a CUDA graph: no time on the host at all."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-
-    def replay() -> object:
-        graph.replay()
-        return result
-
-    return replay
 
 
 def ceilings(device: str) -> dict[str, float]:

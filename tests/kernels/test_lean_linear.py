@@ -7,7 +7,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from ressa.errors import UsageError
-from ressa.kernels import effective_weight, masked_gradients, masked_linear, sparse_lora_linear
+from ressa.kernels import (
+    effective_weight,
+    masked_gradients,
+    masked_linear,
+    masked_reduction,
+    sparse_lora_linear,
+)
 
 DTYPES = [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
 
@@ -222,6 +228,16 @@ def test_autocast(backward_inside):
     for tensor, exact in zip((x, case.lora_a, case.lora_b, case.bias), expected, strict=True):
         assert tensor.grad.dtype == torch.float32
         assert error(tensor.grad, exact.double()) < 1e-2
+
+
+def test_autocast_does_not_round_the_sums():
+    case = layer((64, 40, 4))
+    factors = (case.packed, case.lora_a, case.lora_b, case.scaling)
+    expected = effective_weight(case.weight, *factors), masked_reduction(case.weight.clone(), *factors)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = effective_weight(case.weight, *factors), masked_reduction(case.weight.clone(), *factors)
+    assert torch.equal(found[0], expected[0])
+    assert all(map(torch.equal, found[1], expected[1]))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", "inductor"])

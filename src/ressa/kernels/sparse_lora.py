@@ -15,8 +15,7 @@ Symbols and the plain torch definitions: `sparse_lora_torch`. The kernels for GP
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ressa.errors import UsageError
 from ressa.kernels import sparse_lora_torch
+from ressa.kernels.sparse_lora_torch import without_autocast
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -212,21 +212,6 @@ _library.define(
 )
 
 
-def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Every cast here is explicit, and autocast would round the fp32 sums of the plain torch path."""
-
-    @wraps(function)
-    def wrapped(tensor: Tensor, *arguments: Any) -> Any:
-        device = tensor.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return function(tensor, *arguments)
-        return function(tensor, *arguments)
-
-    return wrapped
-
-
-@_without_autocast
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -241,7 +226,7 @@ def _forward(
     return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
 
 
-@_without_autocast
+@without_autocast
 def _backward(
     grad_out: Tensor,
     x: Tensor,

@@ -4,7 +4,9 @@ Symbols, used in all three files: weight W (out, in), lora_a A (r, in), lora_b B
 mask M (out, in) packed to (out, ceil(in/8)) uint8 where bit i of byte j is column 8j+i and 1 means kept.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +38,21 @@ def apply_mask_(tensor: Tensor, packed_mask: Tensor) -> Tensor:
     return tensor
 
 
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` (of tensors, on the first one's device) as it is outside autocast, which would round its sums."""
+
+    @wraps(function)
+    def wrapped(tensor: Tensor, *arguments: Any) -> Any:
+        device = tensor.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return function(tensor, *arguments)
+        return function(tensor, *arguments)
+
+    return wrapped
+
+
+@without_autocast
 def effective_weight(
     weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, out: Tensor
 ) -> Tensor:
@@ -47,6 +64,7 @@ def effective_weight(
     return out if out is total else out.copy_(total)
 
 
+@without_autocast
 def masked_reduction(
     gradient: Tensor,
     packed_mask: Tensor,

@@ -57,6 +57,32 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def walked_once(network: nn.Module) -> Iterator[None]:
+    """Within this context the network answers from a list what a trainer asks of it at every step.
+
+    Adapters give a network thousands of modules, and to walk through them for `train`, `zero_grad` and, when
+    gradients are clipped, `parameters` takes longer than a small batch. Meanwhile its parameters must stay the
+    ones they are, and `train` must not be called on a part of it.
+    """
+    parameters = list(network.parameters())
+
+    def train(mode: bool = True) -> nn.Module:
+        return network if network.training is mode else type(network).train(network, mode)
+
+    def zero_grad() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+
+    answers = {"parameters": lambda: iter(parameters), "train": train, "zero_grad": zero_grad}
+    network.__dict__.update(answers)
+    try:
+        yield
+    finally:
+        for name in answers:
+            del network.__dict__[name]
+
+
+@contextmanager
 def lean_forward(model: nn.Module) -> Iterator[None]:
     """Within this context the model makes no key-value cache and computes no loss of its own."""
 

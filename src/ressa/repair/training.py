@@ -25,7 +25,7 @@ from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repair.cached import CachedLogits
 from ressa.repair.config import RepairConfig
-from ressa.repair.forward import eager_attention, lean_forward
+from ressa.repair.forward import eager_attention, lean_forward, walked_once
 from ressa.repair.sharded import choose_shards, gather_trained, make_twin
 from ressa.repair.teacher import SeparateTeacher, SharedTeacher
 from ressa.repair.trainer import RepairTrainer
@@ -116,6 +116,8 @@ def train(
                 stack.enter_context(eager_attention(each))
         if config.gradient_checkpointing:
             stack.enter_context(activation_checkpointing(network))
+        if not trainer.is_fsdp_enabled:  # which replaces the parameters when training begins
+            stack.enter_context(walked_once(network))
         trainer.remove_callback(PrinterCallback)
         if is_first():
             bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
