@@ -29,8 +29,8 @@ for step in "$@"; do
   case $step in
     tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/repair/test_cuda.py \
              tests/calibration/test_walk_on_cuda.py tests/methods/test_cuda_agrees.py ;;
-    kernels) $PYTHON benchmarks/sparse_lora.py --below-floor --output "$OUT/sparse_lora.json" ;;
-    step) $PYTHON benchmarks/repair_step.py --output "$OUT/repair_step.json" ;;
+    kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;
+    step) $PYTHON benchmarks/repair_step.py --steps 10 --output "$OUT/repair_step.json" ;;
     methods) compare methods ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
