@@ -35,7 +35,7 @@ def run_repair(options: dict) -> dict:
     pruned, masks, dense = pruned_pair(family)
     if not dropout:
         without_dropout(pruned.model)
-    config = RepairConfig(device="cpu", precision="fp32", **options)
+    config = RepairConfig(precision="fp32", **{"device": "cpu"} | options)
     result = repair(pruned, masks, dense, samples(24), config, work_dir=work_dir and Path(work_dir))
     weights = [parameter.detach().double().abs().sum().item() for parameter in result.vlm.model.parameters()]
     layers = {name: result.vlm.model.get_submodule(name) for name in masks}

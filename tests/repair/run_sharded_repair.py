@@ -1,13 +1,14 @@
 """Run by accelerate launch with an FSDP2 config: the repair of run_repair, sharded.
 
-accelerate shards on GPUs and their like only. Here it is told that the processes of a CPU can do it too; all
-else is its own.
+accelerate shards on GPUs and their like only. Without one it is told that the processes of a CPU can do it too;
+all else is its own.
 """
 
 import runpy
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch import nn
@@ -36,6 +37,7 @@ def gather_from_shards(student: nn.Module, twin: nn.Module) -> None:
 
 
 if __name__ == "__main__":
-    AcceleratorState.__init__ = init_for_any_device  # type: ignore[method-assign]
+    if not torch.cuda.is_available():
+        AcceleratorState.__init__ = init_for_any_device  # type: ignore[method-assign]
     training.gather_trained = gather_from_shards
     runpy.run_path(str(Path(__file__).with_name("run_repair.py")), run_name="__main__")

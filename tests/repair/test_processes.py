@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from repair.run_repair import run_repair
 from repair.tiny import pruned_pair, samples
 
@@ -27,7 +28,9 @@ TOGETHER = OPTIONS | {
     "steps": 4,
     "checkpoints": 2,
 }
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=two_gpus)])
 
 
 def run(
@@ -35,7 +38,10 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     arguments = json.dumps({"output": str(output)} | options)
     command = [sys.executable, *launcher, script, arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
+    environment = (
+        ENVIRONMENT if options.get("device") == "cuda" else ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}
+    )
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
 
 
 def test_killed_and_started_again_gives_the_same_curve_and_weights(tmp_path):
@@ -77,26 +83,31 @@ def test_a_work_folder_belongs_to_one_run(tmp_path):
     assert "model.safetensors" not in saved
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+@on_each_device
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, device):
+    options = TOGETHER | {"device": device}
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
-    done = run(tmp_path / "two.json", *launcher, **TOGETHER | {"batch_size": 2})
+    done = run(tmp_path / "two.json", *launcher, **options | {"batch_size": 2})
     assert done.returncode == 0, done.stderr
-    assert_same(run_repair(TOGETHER), json.loads((tmp_path / "two.json").read_text()))
+    assert_same(run_repair(options), json.loads((tmp_path / "two.json").read_text()))
 
 
-def test_two_sharded_processes_equal_one_with_the_same_global_batch(tmp_path):
+@on_each_device
+def test_two_sharded_processes_equal_one_with_the_same_global_batch(tmp_path, device):
     """FSDP2 by the accelerate config that the documentation shows; the teacher is the sharded student's own."""
-    done = run_sharded(tmp_path, tmp_path / "two.json", **TOGETHER | {"batch_size": 2})
+    options = TOGETHER | {"device": device}
+    done = run_sharded(tmp_path, tmp_path / "two.json", **options | {"batch_size": 2})
     assert done.returncode == 0, done.stderr
-    one, two = run_repair(TOGETHER), json.loads((tmp_path / "two.json").read_text())
+    one, two = run_repair(options), json.loads((tmp_path / "two.json").read_text())
     assert two["kept"]
     assert two["teacher"] == "shared"
     assert_same(one, two)
 
 
-def test_a_killed_sharded_run_goes_on_and_equals_one_process(tmp_path):
+@on_each_device
+def test_a_killed_sharded_run_goes_on_and_equals_one_process(tmp_path, device):
     """Of a model with tied embeddings, whose kept weights themselves are trained."""
-    options = TOGETHER | {"family": "instructblip", "method": "masked_finetune"}
+    options = TOGETHER | {"family": "instructblip", "method": "masked_finetune", "device": device}
     sharded = options | {"batch_size": 2, "work_dir": str(tmp_path / "work")}
     killed = run_sharded(tmp_path, tmp_path / "never.json", **sharded | {"kill_at": 3})
     assert killed.returncode != 0
