@@ -233,6 +233,7 @@ def inspect(
     Example:
       ressa inspect runs/pruned --layers
     """
+    _check_model(model)
     _quiet()
     from ressa.commands.inspect import inspect_model
 
@@ -285,10 +286,18 @@ def _with_options(values: Values) -> Values:
 
 
 def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:
+    _check_model(recipes[0].model)  # those of the others may be made on the way
     _quiet()
     from ressa.run import run_recipe
 
     _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
+
+
+def _check_model(model: str) -> None:
+    """Raises UsageError where nothing can be called so, before PyTorch is imported."""
+    from ressa.source import find
+
+    find(model)
 
 
 def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:

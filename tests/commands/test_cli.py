@@ -40,12 +40,14 @@ def test_every_key_of_a_recipe_is_an_option(ressa, command):
         assert f"--{name.replace('_', '-')} " in text
 
 
-def test_help_needs_no_pytorch():
+def test_help_and_a_wrong_model_need_no_pytorch():
     every = [["--help"], *([command, "--help"] for command in COMMANDS)]
+    wrong = [["evaluate", "/no/model"], ["prune", "/no/model", "-o", "x"], ["inspect", "/no/model"]]
     code = f"""
 import sys
 from ressa.cli import main
 assert not any(main(words) for words in {every})
+assert all(main(words) == 2 for words in {wrong})
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
