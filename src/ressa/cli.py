@@ -85,6 +85,7 @@ def recipe_command(
     def register(adapt: Callable[[Values], Values]) -> None:
         @interruptible
         def run(force: bool = False, json_target: str | None = None, **values: Any) -> None:
+            _check_model(values["model"])
             _run([make_recipe({"command": adapt.__name__, **adapt(values)})], force, json_target)
 
         option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)
@@ -286,18 +287,18 @@ def _with_options(values: Values) -> Values:
 
 
 def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:
-    _check_model(recipes[0].model)  # those of the others may be made on the way
     _quiet()
     from ressa.run import run_recipe
 
     _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
 
 
-def _check_model(model: str) -> None:
-    """Raises UsageError where nothing can be called so, before PyTorch is imported."""
+def _check_model(model: str | None) -> None:
+    """Raises UsageError where nothing can be called so, before PyTorch is imported. None: a recipe's default."""
     from ressa.source import find
 
-    find(model)
+    if model is not None:
+        find(model)
 
 
 def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:

@@ -42,7 +42,7 @@ def test_every_key_of_a_recipe_is_an_option(ressa, command):
 
 def test_help_and_a_wrong_model_need_no_pytorch():
     every = [["--help"], *([command, "--help"] for command in COMMANDS)]
-    wrong = [["evaluate", "/no/model"], ["prune", "/no/model", "-o", "x"], ["inspect", "/no/model"]]
+    wrong = [["evaluate", "/no/model"], ["repair", "/no/model", "-o", "x"], ["inspect", "/no/model"]]
     code = f"""
 import sys
 from ressa.cli import main
