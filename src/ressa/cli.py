@@ -85,7 +85,6 @@ def recipe_command(
     def register(adapt: Callable[[Values], Values]) -> None:
         @interruptible
         def run(force: bool = False, json_target: str | None = None, **values: Any) -> None:
-            _check_model(values["model"])
             _run([make_recipe({"command": adapt.__name__, **adapt(values)})], force, json_target)
 
         option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)
@@ -234,7 +233,6 @@ def inspect(
     Example:
       ressa inspect runs/pruned --layers
     """
-    _check_model(model)
     _quiet()
     from ressa.commands.inspect import inspect_model
 
@@ -291,14 +289,6 @@ def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> Non
     from ressa.run import run_recipe
 
     _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
-
-
-def _check_model(model: str | None) -> None:
-    """Raises UsageError where nothing can be called so, before PyTorch is imported. None: a recipe's default."""
-    from ressa.source import find
-
-    if model is not None:
-        find(model)
 
 
 def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:

@@ -11,9 +11,8 @@ from transformers import AutoConfig
 
 from ressa.anatomy import Anatomy, find_anatomy
 from ressa.errors import UsageError
-from ressa.loading import explained, model_class
+from ressa.loading import explained, find, model_class
 from ressa.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
-from ressa.source import find
 from ressa.sparsity import parse_pattern
 from ressa.stored import StoredTensors, match_keys
 

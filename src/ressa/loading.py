@@ -1,5 +1,6 @@
 """From what a user calls a model to the model in memory."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from ressa.anatomy import find_anatomy
-from ressa.embedded import MODELS
+from ressa.embedded import MODELS, model_folder
 from ressa.errors import UsageError
-from ressa.source import find
 
 
 @dataclass
@@ -57,6 +57,21 @@ def load(
             f"{source} has no processor for images: save the model's processor in the same folder."
         )
     return Vlm(model.to(device).eval(), processor, source)
+
+
+def find(spec: str | Path) -> Path | str:
+    """The folder that a spec names, or the hub id that it is. Raises UsageError if it can be neither."""
+    if spec in MODELS:
+        spec = model_folder(str(spec))
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{spec} is no model: it has no config.json; give the folder of a checkpoint.")
+        return path
+    is_id = isinstance(spec, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)
+    if not is_id or path.exists() or path.parent.exists():
+        raise UsageError(f"No such folder: {spec}; give a folder with config.json, a hub id, or 'embedded'.")
+    return str(spec)
 
 
 def model_class(config: Any) -> Any:
