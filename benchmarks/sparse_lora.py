@@ -392,12 +392,12 @@ def tune(device: str, rounds: int) -> list[dict[str, Any]]:
                 too_large = kernel == "reduction" and not wide and share > SHARE
                 score[key] = score.get(key, 0) + (float("inf") if too_large else ms / min(mine.values()))
     for kernel, function in (("weight", kernels.effective_weight), ("reduction", kernels.masked_reduction)):
-        best = min((key for key in score if key[0] == kernel), key=score.__getitem__)
-        (function.__kwdefaults__ or {}).update(dict(best[1]))
+        shape = dict(min((key for key in score if key[0] == kernel), key=score.__getitem__)[1])
+        (function.__kwdefaults__ or {}).update(shape)
         if kernel == "weight":
-            block = (dict(best[1])["block_rows"], dict(best[1])["block_columns"])
+            block = (shape["block_rows"], shape["block_columns"])
             (kernels.masked_reduction.__kwdefaults__ or {})["weight_block"] = block
-        print(f"best {kernel}: {dict(sorted(best[1]))}")
+        print(f"best {kernel}: {dict(sorted(shape.items()))}")
     return found
 
 
