@@ -24,7 +24,7 @@ from ressa.data import Batcher
 from ressa.evaluation import evaluate
 from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import Unstructured
 from ressa.sweep import relative
 

@@ -31,12 +31,12 @@ from ressa.anatomy import Anatomy, find_anatomy
 from ressa.data.sample import Sample
 from ressa.files import write_json
 from ressa.provenance import versions
-from ressa.repair import sparse_lora_layer
-from ressa.repair.config import RepairConfig
-from ressa.repair.forward import lean_forward
-from ressa.repair.student import make_student
-from ressa.repair.training import train
-from ressa.repair.weights import mask_weights, weight_of
+from ressa.repairing import sparse_lora_layer
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import lean_forward
+from ressa.repairing.student import make_student
+from ressa.repairing.training import train
+from ressa.repairing.weights import mask_weights, weight_of
 from ressa.sparsity.mask import unpack_mask
 from ressa.sparsity.pattern import parse_pattern
 

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES
 from torch import nn
 
-from ressa import prune as pruning
+from ressa import pruning
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.sparsity import NM, Plan

@@ -22,7 +22,7 @@ from ressa.embedded.architectures import build
 from ressa.embedded.dataset import write_dataset
 from ressa.errors import UsageError
 from ressa.methods import METHODS, dsnot
-from ressa.prune import PruneResult, prune
+from ressa.pruning import PruneResult, prune
 from ressa.sparsity import NM, Pattern, Plan, Unstructured
 
 DEPTH = 1  # blocks a chain: vision, Q-Former, encoder, decoder; each chain sees what the pruned ones before it give

@@ -7,8 +7,7 @@ import torch
 from families import FAMILIES
 
 from ressa.anatomy import find_anatomy
-from ressa.counting import measure
-from ressa.loading import Vlm
+from ressa.checkpoint import Vlm, measure
 from ressa.sweep import points_of, relative, sweep
 
 FAMILY = FAMILIES["instructblip-t5"]

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from ressa.allocation.uniform import per_tower
 from ressa.anatomy import find_anatomy
-from ressa.counting import measure
+from ressa.checkpoint import Vlm, measure
 from ressa.files import write_json
-from ressa.loading import Vlm
 from ressa.methods import get_method
 from ressa.progress import bar
 from ressa.provenance import fingerprint
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import parse_pattern
 
 FigureName = Literal["allocation", "modality"]

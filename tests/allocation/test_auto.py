@@ -15,7 +15,7 @@ from ressa.allocation.trial import input_statistics, on_trial
 from ressa.anatomy import find_anatomy
 from ressa.errors import UsageError
 from ressa.methods import wanda
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import NM, Plan, Unstructured
 
 NAMES = ["llava", "instructblip-t5"]

@@ -5,12 +5,12 @@ import torch
 from families import FAMILIES, Family, every_family
 from torch import Tensor, nn
 
-from ressa import prune as pruning
+from ressa import pruning
 from ressa.allocation import per_tower
 from ressa.anatomy import Block, find_anatomy
 from ressa.calibration.statistics import InputNorm
 from ressa.calibration.walk import walk
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,10 +13,9 @@ import torch
 import transformers
 
 from ressa import __version__
-from ressa.checkpoint import read_manifest, read_masks
+from ressa.checkpoint import FinishedBlocks, read_manifest, read_masks
 from ressa.recipe import RECIPES
-from ressa.repair.config import Method
-from ressa.resume import FinishedBlocks
+from ressa.repairing.config import Method
 
 COMMANDS = (*RECIPES, "inspect", "run")
 

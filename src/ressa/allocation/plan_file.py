@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ressa.allocation.allocation import Allocation
+from ressa.checkpoint import MANIFEST
 from ressa.errors import UsageError
 from ressa.files import write_json
-from ressa.manifest import MANIFEST
 from ressa.sparsity import Plan
 
 

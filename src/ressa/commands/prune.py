@@ -19,7 +19,7 @@ from ressa.device import find_device
 from ressa.fast_dtype import in_fast_dtype
 from ressa.methods import get_method
 from ressa.provenance import versions
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.recipe import DENSE, PruneRecipe
 from ressa.report import manifest_table
 from ressa.sparsity import Pattern, parse_pattern

@@ -11,8 +11,8 @@ from ressa.fast_dtype import in_fast_dtype
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
-from ressa.repair import repair
-from ressa.repair.training import training_device
+from ressa.repairing import repair
+from ressa.repairing.training import training_device
 from ressa.report import manifest_table
 
 

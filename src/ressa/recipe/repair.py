@@ -20,7 +20,7 @@ from ressa.recipe.fields import (
 )
 
 if TYPE_CHECKING:
-    from ressa.repair.config import RepairConfig
+    from ressa.repairing.config import RepairConfig
 
 
 class RepairRecipe(BaseRecipe):
@@ -63,7 +63,7 @@ class RepairRecipe(BaseRecipe):
     """Let each block learn the dense block's outputs first, without labels; a second model is then in memory."""
     dtype: Dtype = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
-    """Any other option of ressa.repair.RepairConfig."""
+    """Any other option of ressa.repairing.RepairConfig."""
 
     @model_validator(mode="after")
     def _check_options(self) -> "RepairRecipe":
@@ -72,7 +72,7 @@ class RepairRecipe(BaseRecipe):
 
     def config(self) -> "RepairConfig":
         """What the trainer is told. Raises UsageError for an option it does not have."""
-        from ressa.repair.config import RepairConfig
+        from ressa.repairing.config import RepairConfig
 
         ranks = {tower: getattr(self, f"rank_{tower}") for tower in ("vision", "connector", "language")}
         values = {

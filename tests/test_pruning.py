@@ -13,12 +13,12 @@ import torch
 from families import FAMILIES, Family, every_family
 from torch import Tensor, nn
 
-from ressa import prune as pruning
+from ressa import pruning
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.errors import RunError, UsageError
 from ressa.methods import Method
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import NM, Pattern, Plan, Unstructured, select_global
 
 HALF = Unstructured(0.5)

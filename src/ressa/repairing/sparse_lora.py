@@ -18,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor, nn
 
 from ressa.errors import UsageError
-from ressa.repair.sparse_lora_layer import SparseLoraLinear
+from ressa.repairing.sparse_lora_layer import SparseLoraLinear
 from ressa.sparsity.mask import pack_mask
 
 PEFT_TYPE = "SPARSE_LORA"

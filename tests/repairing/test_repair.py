@@ -11,12 +11,12 @@ from torch import nn
 from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.errors import RunError, UsageError
-from ressa.repair import RepairConfig, dense_teacher, repair
-from ressa.repair.masked_linear import MaskedLinear, apply_masks, bake_masks
-from ressa.repair.sparse_lora import SparseLoraConfig
-from ressa.repair.student import make_student
-from ressa.repair.teacher import SharedTeacher
-from ressa.repair.weights import adopt_dense_weights, differing_weight, sparsity
+from ressa.repairing import RepairConfig, dense_teacher, repair
+from ressa.repairing.masked_linear import MaskedLinear, apply_masks, bake_masks
+from ressa.repairing.sparse_lora import SparseLoraConfig
+from ressa.repairing.student import make_student
+from ressa.repairing.teacher import SharedTeacher
+from ressa.repairing.weights import adopt_dense_weights, differing_weight, sparsity
 
 FAST = {
     "learning_rate": 3e-2,

@@ -25,9 +25,9 @@ from ressa.errors import RunError
 from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
-from ressa.repair.config import RepairConfig
-from ressa.repair.masked_linear import apply_masks, bake_masks
-from ressa.repair.weights import Masks, restored, weight_of
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.masked_linear import apply_masks, bake_masks
+from ressa.repairing.weights import Masks, restored, weight_of
 
 Batch = Mapping[str, Tensor]
 

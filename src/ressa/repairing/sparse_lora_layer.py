@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ressa.errors import RunError, UsageError
 from ressa.kernels.sparse_lora import sparse_lora_linear
-from ressa.repair.masked_linear import masked_weight
+from ressa.repairing.masked_linear import masked_weight
 from ressa.sparsity.mask import unpack_mask
 
 

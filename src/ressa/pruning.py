@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from ressa.anatomy import Anatomy, Block, find_anatomy
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.walk import walk
+from ressa.checkpoint import FinishedBlocks, LayerReport
 from ressa.errors import RunError, UsageError
-from ressa.manifest import LayerReport
 from ressa.methods import Method, get_method, magnitude
 from ressa.progress import bar
 from ressa.provenance import fingerprint
-from ressa.resume import FinishedBlocks
 from ressa.sparsity import Plan, Unstructured, global_plan
 
 

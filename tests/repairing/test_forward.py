@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ressa.repair.forward import walked_once
+from ressa.repairing.forward import walked_once
 
 
 def test_a_network_walked_once_answers_as_it_would():

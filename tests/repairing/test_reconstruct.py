@@ -9,7 +9,7 @@ from repair.tiny import logits, pruned_pair, samples
 from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.errors import RunError
-from ressa.repair import RepairConfig, reconstruct, repair
+from ressa.repairing import RepairConfig, reconstruct, repair
 
 OPTIONS = {
     "reconstruct_epochs": 5,
@@ -85,7 +85,7 @@ def test_as_a_warm_start_it_comes_before_training():
 
 
 def test_a_run_that_was_cut_short_skips_finished_blocks(tmp_path, monkeypatch):
-    module = sys.modules["ressa.repair.reconstruct"]
+    module = sys.modules["ressa.repairing.reconstruct"]
     fit, done = module._fit, []
 
     def failing(model, step, *rest):

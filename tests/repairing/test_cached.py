@@ -5,8 +5,8 @@ import torch
 from repair.tiny import pruned_pair, samples, without_dropout
 
 from ressa.errors import UsageError
-from ressa.repair import CachedLogits, RepairConfig, cache_logits, repair
-from ressa.repair.losses import LogitDistillation, TopKDistillation
+from ressa.repairing import CachedLogits, RepairConfig, cache_logits, repair
+from ressa.repairing.losses import LogitDistillation, TopKDistillation
 
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 4, "steps": 4, "device": "cpu", "precision": "fp32"}
 

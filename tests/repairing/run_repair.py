@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from repair.tiny import pruned_pair, samples, without_dropout
 
 from ressa.processes import leave
-from ressa.repair import RepairConfig, repair, training
+from ressa.repairing import RepairConfig, repair, training
 
 
 def kill_at(step: int) -> type[TrainerCallback]:

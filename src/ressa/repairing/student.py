@@ -8,10 +8,10 @@ from torch import nn
 
 from ressa.anatomy import Anatomy
 from ressa.errors import UsageError
-from ressa.repair.config import RepairConfig
-from ressa.repair.masked_linear import apply_masks, bake_masks
-from ressa.repair.sparse_lora import SparseLoraConfig
-from ressa.repair.weights import Masks, mask_weights, weight_of
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.masked_linear import apply_masks, bake_masks
+from ressa.repairing.sparse_lora import SparseLoraConfig
+from ressa.repairing.weights import Masks, mask_weights, weight_of
 
 
 def make_student(

@@ -10,11 +10,11 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ressa.errors import UsageError
-from ressa.repair.cached import CachedLogits
-from ressa.repair.config import RepairConfig
-from ressa.repair.masked_linear import MaskedLinear
-from ressa.repair.sparse_lora_layer import SparseLoraLinear
-from ressa.repair.weights import DenseWeights, Masks, differing_weight
+from ressa.repairing.cached import CachedLogits
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.masked_linear import MaskedLinear
+from ressa.repairing.sparse_lora_layer import SparseLoraLinear
+from ressa.repairing.weights import DenseWeights, Masks, differing_weight
 
 
 class Teacher(Protocol):

@@ -19,11 +19,11 @@ from ressa.errors import UsageError
 from ressa.files import fresh_directory, write_json
 from ressa.progress import track
 from ressa.provenance import fingerprint
-from ressa.repair.forward import lean_forward, logits_of
-from ressa.repair.losses import IGNORED, align
+from ressa.repairing.forward import lean_forward, logits_of
+from ressa.repairing.losses import IGNORED, align
 
 if TYPE_CHECKING:
-    from ressa.loading import Vlm
+    from ressa.checkpoint import Vlm
 
 _LOGITS, _RECORD = "logits.safetensors", "logits.json"
 

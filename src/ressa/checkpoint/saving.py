@@ -1,8 +1,4 @@
-"""Checkpoints on disk: plain Hugging Face folders, with a manifest and packed masks beside the weights.
-
-A folder that `save` made loads with plain transformers, without ressa. Loading, the manifest and counting
-have a file each (`loading`, `manifest`, `counting`); all of it is to be had from here.
-"""
+"""From a model in memory to its folder, which loads with plain transformers, without ressa."""
 
 import json
 from collections.abc import Mapping
@@ -13,47 +9,12 @@ import torch
 from torch import Tensor
 
 from ressa.anatomy import find_anatomy
-from ressa.counting import (
-    CountedLayer,
-    SparsityCount,
-    by_tower,
-    count_sparsity,
-    holds,
-    measure,
-    reload,
-    zeros,
-)
+from ressa.checkpoint.counting import by_tower, holds, reload, zeros
+from ressa.checkpoint.loading import Vlm
+from ressa.checkpoint.manifest import DENSE, LayerReport, Manifest, write_manifest
+from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import RunError
 from ressa.files import fresh_directory, write_json
-from ressa.loading import Vlm, load
-from ressa.manifest import (
-    DENSE,
-    MANIFEST,
-    MASKS,
-    LayerReport,
-    Manifest,
-    read_manifest,
-    read_masks,
-    write_manifest,
-)
-from ressa.stored import StoredTensors, match_keys
-
-__all__ = [
-    "DENSE",
-    "MANIFEST",
-    "MASKS",
-    "CountedLayer",
-    "LayerReport",
-    "Manifest",
-    "SparsityCount",
-    "Vlm",
-    "count_sparsity",
-    "load",
-    "measure",
-    "read_manifest",
-    "read_masks",
-    "save",
-]
 
 
 def save(

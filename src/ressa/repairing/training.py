@@ -23,13 +23,13 @@ from ressa.errors import UsageError
 from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
-from ressa.repair.cached import CachedLogits
-from ressa.repair.config import RepairConfig
-from ressa.repair.forward import eager_attention, lean_forward, walked_once
-from ressa.repair.sharded import choose_shards, gather_trained, make_twin
-from ressa.repair.teacher import SeparateTeacher, SharedTeacher
-from ressa.repair.trainer import RepairTrainer
-from ressa.repair.weights import restored
+from ressa.repairing.cached import CachedLogits
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import eager_attention, lean_forward, walked_once
+from ressa.repairing.sharded import choose_shards, gather_trained, make_twin
+from ressa.repairing.teacher import SeparateTeacher, SharedTeacher
+from ressa.repairing.trainer import RepairTrainer
+from ressa.repairing.weights import restored
 
 
 class Samples(Dataset):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ressa.repair import training
+from ressa.repairing import training
 
 own_init, own_gather = AcceleratorState.__init__, training.gather_trained
 

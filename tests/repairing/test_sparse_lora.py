@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ressa.errors import RunError, UsageError
-from ressa.repair.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter, sparse_layers
+from ressa.repairing.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter, sparse_layers
 
 
 class Net(nn.Module):

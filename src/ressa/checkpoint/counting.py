@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from ressa.anatomy import Anatomy, find_anatomy
+from ressa.checkpoint.loading import explained, find, model_class
+from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
+from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import UsageError
-from ressa.loading import explained, find, model_class
-from ressa.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
 from ressa.sparsity import parse_pattern
-from ressa.stored import StoredTensors, match_keys
 
 
 @dataclass(frozen=True)

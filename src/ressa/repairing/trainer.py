@@ -14,10 +14,10 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ressa.errors import RunError, UsageError
-from ressa.repair.cached import CachedLogits
-from ressa.repair.config import RepairConfig
-from ressa.repair.forward import logits_of, recorded_outputs
-from ressa.repair.losses import (
+from ressa.repairing.cached import CachedLogits
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import logits_of, recorded_outputs
+from ressa.repairing.losses import (
     IGNORED,
     HiddenStateDistillation,
     LogitDistillation,
@@ -25,8 +25,8 @@ from ressa.repair.losses import (
     TopKDistillation,
     align,
 )
-from ressa.repair.sharded import gather_state, gather_trained, scatter_state
-from ressa.repair.teacher import Teacher
+from ressa.repairing.sharded import gather_state, gather_trained, scatter_state
+from ressa.repairing.teacher import Teacher
 
 TRAINABLE_FILE = "model.safetensors"
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ressa.anatomy import Anatomy
 from ressa.errors import UsageError
-from ressa.repair.masked_linear import MaskedLinear
+from ressa.repairing.masked_linear import MaskedLinear
 
 
 def choose_shards(plugin: Any, student: nn.Module, anatomy: Anatomy) -> None:

@@ -13,7 +13,6 @@ from families import FAMILIES, LANGUAGE, Family, every_family
 from safetensors import safe_open
 from torch import Tensor
 
-from ressa import checkpoint, loading
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import (
@@ -21,18 +20,21 @@ from ressa.checkpoint import (
     MANIFEST,
     MASKS,
     Manifest,
+    StoredTensors,
     Vlm,
     count_sparsity,
     load,
+    loading,
+    match_keys,
     measure,
     read_manifest,
     read_masks,
     save,
+    saving,
 )
 from ressa.errors import RunError, UsageError
-from ressa.prune import prune
+from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
-from ressa.stored import StoredTensors, match_keys
 
 hf.utils.logging.disable_progress_bar()
 
@@ -99,7 +101,7 @@ def test_renamed_tensors_are_found_by_name_and_shape_alone(family, tmp_path):
 
 
 def test_weights_stored_in_another_form_are_counted_as_they_load(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "match_keys", lambda *_: {})  # as if every weight were split or permuted
+    monkeypatch.setattr(saving, "match_keys", lambda *_: {})  # as if every weight were split or permuted
     vlm, manifest, masks = pruned(FAMILIES["llava"])
     made = save(tmp_path / "out", vlm, manifest=manifest, masks=masks)
     assert {layer.tensor for layer in made.layers} == {""}

@@ -14,8 +14,8 @@ from repair.run_repair import run_repair
 from repair.tiny import pruned_pair, samples
 
 from ressa.errors import UsageError
-from ressa.repair import RepairConfig, repair
-from ressa.repair.training import Progress
+from ressa.repairing import RepairConfig, repair
+from ressa.repairing.training import Progress
 
 SCRIPT = str(Path(__file__).with_name("run_repair.py"))
 SHARDED_SCRIPT = str(Path(__file__).with_name("run_sharded_repair.py"))

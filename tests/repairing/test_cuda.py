@@ -4,7 +4,7 @@ import pytest
 import torch
 from repair.tiny import pruned_pair, samples
 
-from ressa.repair import RepairConfig, cache_logits, repair
+from ressa.repairing import RepairConfig, cache_logits, repair
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 OPTIONS = {"learning_rate": 3e-2, "min_learning_rate": 1e-2, "batch_size": 4, "steps": 12}

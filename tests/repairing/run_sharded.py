@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from repair.test_sparse_lora import X, adapted, make
 
 from ressa.processes import leave
-from ressa.repair.teacher import dense_teacher
+from ressa.repairing.teacher import dense_teacher
 
 
 def main() -> None:

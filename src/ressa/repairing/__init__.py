@@ -14,19 +14,19 @@ from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.provenance import fingerprint
-from ressa.repair.cached import CachedLogits, cache_logits
-from ressa.repair.config import RepairConfig
-from ressa.repair.forward import lean_forward
-from ressa.repair.reconstruct import reconstruct
-from ressa.repair.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
-from ressa.repair.student import discard_student, finish_student, make_student
-from ressa.repair.teacher import dense_teacher, teacher_form
-from ressa.repair.training import claim, train, training_device
-from ressa.repair.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
+from ressa.repairing.cached import CachedLogits, cache_logits
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import lean_forward
+from ressa.repairing.reconstruct import reconstruct
+from ressa.repairing.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
+from ressa.repairing.student import discard_student, finish_student, make_student
+from ressa.repairing.teacher import dense_teacher, teacher_form
+from ressa.repairing.training import claim, train, training_device
+from ressa.repairing.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
 from ressa.sparsity.mask import pack_mask
 
 if TYPE_CHECKING:
-    from ressa.loading import Vlm
+    from ressa.checkpoint import Vlm
 
 __all__ = [
     "CachedLogits",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ressa.repair.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
+from ressa.repairing.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
 
 TARGETS = torch.tensor([2, IGNORED, 0, 1])
 
