@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from repair.tiny import pruned_pair, samples, without_dropout
+from repairing.tiny import pruned_pair, samples, without_dropout
 
 from ressa.processes import leave
 from ressa.repairing import RepairConfig, repair, training

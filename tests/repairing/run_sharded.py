@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from repair.test_sparse_lora import X, adapted, make
+from repairing.test_sparse_lora import X, adapted, make
 
 from ressa.processes import leave
 from ressa.repairing.teacher import dense_teacher

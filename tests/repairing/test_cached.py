@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from repair.tiny import pruned_pair, samples, without_dropout
+from repairing.tiny import pruned_pair, samples, without_dropout
 
 from ressa.errors import UsageError
 from ressa.repairing import CachedLogits, RepairConfig, cache_logits, repair

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from repair.tiny import pruned_pair, samples
+from repairing.tiny import pruned_pair, samples
 
 from ressa.repairing import RepairConfig, cache_logits, repair
 

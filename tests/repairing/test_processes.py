@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from repair.run_repair import run_repair
-from repair.tiny import pruned_pair, samples
+from repairing.run_repair import run_repair
+from repairing.tiny import pruned_pair, samples
 
 from ressa.errors import UsageError
 from ressa.repairing import RepairConfig, repair

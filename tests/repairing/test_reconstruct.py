@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from repair.tiny import logits, pruned_pair, samples
+from repairing.tiny import logits, pruned_pair, samples
 
 from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher

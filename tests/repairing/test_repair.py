@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import get_peft_model
-from repair.tiny import TinyVlm, logits, pruned_pair, samples, without_dropout
+from repairing.tiny import TinyVlm, logits, pruned_pair, samples, without_dropout
 from torch import nn
 
 from ressa.anatomy import find_anatomy
