@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ressa.checkpoint import load, read_manifest
+from ressa.checkpoint import load, read_manifest, write_model
 from ressa.commands.evaluate import run_evaluate
 from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
@@ -78,8 +78,7 @@ def _begin(recipe: DemoRecipe) -> None:
             path.unlink(missing_ok=True)
     write_json(note, recipe.identity())
     with fresh_directory(folder / "dense") as work:
-        vlm.model.save_pretrained(work)
-        vlm.processor.save_pretrained(work)
+        write_model(work, vlm)
 
 
 def _evaluate(recipe: DemoRecipe, name: str) -> None:

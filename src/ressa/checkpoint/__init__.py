@@ -1,8 +1,8 @@
 """Checkpoints on disk: plain Hugging Face folders, with a manifest and packed masks beside the weights.
 
 The one door to everything that reads or writes a model's folder. Within: `loading` (what a user calls a model →
-the model), `saving` (a model → its folder), `manifest` (`ressa.json` and the masks), `stored` (tensors by name),
-`counting` (zeros), `resume` (finished blocks of a run cut short).
+the model), `saving` (a model → its folder), `companions` (what lies beside its weights), `manifest` (`ressa.json`
+and the masks), `stored` (tensors by name), `counting` (zeros), `resume` (finished blocks of a run cut short).
 """
 
 from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
@@ -17,7 +17,7 @@ from ressa.checkpoint.manifest import (
     read_masks,
 )
 from ressa.checkpoint.resume import FinishedBlocks
-from ressa.checkpoint.saving import save
+from ressa.checkpoint.saving import save, write_model
 from ressa.checkpoint.stored import StoredTensors, match_keys
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "read_manifest",
     "read_masks",
     "save",
+    "write_model",
 ]

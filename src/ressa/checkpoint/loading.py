@@ -13,17 +13,20 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from ressa.anatomy import find_anatomy
+from ressa.checkpoint.companions import companions_folder
 from ressa.embedded import MODELS, model_folder
 from ressa.errors import UsageError
 
 
 @dataclass
 class Vlm:
-    """A vision-language model with its processor, and the name it was loaded by."""
+    """A vision-language model with its processor, and the name it was loaded by. folder: where the files beside
+    its weights lie on this machine; None for a model that was made in memory."""
 
     model: Any
     processor: Any
     source: str
+    folder: Path | None = None
 
 
 def load(
@@ -37,26 +40,31 @@ def load(
     """
     source = str(spec)
     place = find(spec)
-    local = {"local_files_only": True} if isinstance(place, Path) else {}
-    wanted = dtype or "auto"
+    options = {"local_files_only": isinstance(place, Path), "trust_remote_code": False}
     with explained(source):
-        config = AutoConfig.from_pretrained(place, **local)
+        config = AutoConfig.from_pretrained(place, **options)
         model, loaded = model_class(config).from_pretrained(
-            place, dtype=wanted, output_loading_info=True, **local
+            place, dtype=dtype or "auto", output_loading_info=True, **options
         )
     if missing := sorted(loaded["missing_keys"]):
         raise UsageError(
             f"{source} lacks {len(missing)} weights of a {type(model).__name__} (such as {missing[0]}): "
             "give a complete checkpoint."
         )
+    if unknown := sorted(loaded["unexpected_keys"]):
+        raise UsageError(
+            f"{source} holds {len(unknown)} weights that a {type(model).__name__} of its config.json has no place "
+            f"for (such as {unknown[0]}), and they would be lost: make config.json and weights agree."
+        )
     find_anatomy(model)
     with explained(source):
-        processor = AutoProcessor.from_pretrained(place, **local)
+        processor = AutoProcessor.from_pretrained(place, **options)
+        folder = companions_folder(place)
     if not hasattr(processor, "image_processor"):
         raise UsageError(
             f"{source} has no processor for images: save the model's processor in the same folder."
         )
-    return Vlm(model.to(device).eval(), processor, source)
+    return Vlm(model.to(device).eval(), processor, source, folder)
 
 
 def find(spec: str | Path) -> Path | str:
@@ -93,6 +101,11 @@ def explained(source: str) -> Iterator[None]:
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         reason = reason.rstrip(".:")
+        if "custom code" in reason:
+            raise UsageError(
+                f"{source} brings Python code of its own, which ressa never runs: give a checkpoint of a family "
+                "that transformers itself knows."
+            ) from error
         if Path(source).is_dir() or source in MODELS:
             raise UsageError(
                 f"{source} cannot be loaded ({reason}): give a complete checkpoint of a family that this "

@@ -1,5 +1,6 @@
 """What lies beside the weights of a result: `ressa.json`, which says how it was made, and packed masks."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -57,8 +58,9 @@ class Manifest(BaseModel):
 def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, Tensor]) -> None:
     """Write both files. masks: layer name → bool (out, in), True = kept."""
     packed = {name: pack_mask(mask.cpu()) for name, mask in masks.items()}
-    widths = {name: str(mask.shape[1]) for name, mask in masks.items()}
-    save_file(packed, folder / MASKS, metadata=widths or None)  # an empty dict makes a broken file
+    # In one entry, as safetensors writes several in an order that differs from run to run.
+    widths = {name: mask.shape[1] for name, mask in masks.items()}
+    save_file(packed, folder / MASKS, metadata={"widths": json.dumps(widths)})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
@@ -82,7 +84,7 @@ def read_masks(folder: str | Path) -> dict[str, Tensor]:
         raise UsageError(f"{folder} has no {MASKS}: give a folder that ressa pruned or repaired.")
     try:
         with safe_open(path, "pt") as file:
-            widths = file.metadata() or {}
-            return {name: unpack_mask(file.get_tensor(name), int(widths[name])) for name in widths}
-    except (SafetensorError, ValueError) as error:
+            widths = json.loads(file.metadata()["widths"])
+            return {name: unpack_mask(file.get_tensor(name), width) for name, width in widths.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no masks that this version of ressa reads: make it anew.") from error

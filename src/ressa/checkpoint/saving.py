@@ -1,20 +1,22 @@
 """From a model in memory to its folder, which loads with plain transformers, without ressa."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ressa.anatomy import find_anatomy
+from ressa.checkpoint.companions import carry_over, correct_config, is_weights
 from ressa.checkpoint.counting import by_tower, holds, reload, zeros
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.manifest import DENSE, LayerReport, Manifest, write_manifest
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import RunError
-from ressa.files import fresh_directory, write_json
+from ressa.files import fresh_directory
 
 
 def save(
@@ -34,10 +36,7 @@ def save(
     if odd := sorted(set(masks) ^ set(manifest.plan)):
         raise RunError(f"The masks are not those of the plan ({odd[0]} is in only one of them): prune again.")
     with fresh_directory(folder) as work:
-        vlm.model.save_pretrained(work, max_shard_size=max_shard_size)
-        if vlm.processor is not None:
-            vlm.processor.save_pretrained(work)
-        _drop_sparsity_config(work / "config.json")
+        write_model(work, vlm, max_shard_size=max_shard_size)
         layers = _read_back(work, vlm.model, manifest.plan, masks)
         towers = by_tower((l.tower, l.shape, round(l.achieved * l.shape[0] * l.shape[1])) for l in layers)
         manifest = manifest.model_copy(update={"layers": layers, "towers": towers})
@@ -45,11 +44,37 @@ def save(
     return manifest
 
 
-def _drop_sparsity_config(path: Path) -> None:
-    """vLLM refuses any checkpoint whose config has this key, whatever it says."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.pop("sparsity_config", None) is not None:
-        write_json(path, config)
+def write_model(folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB") -> None:
+    """Write weights, config and processor into an empty folder.
+
+    All but the weights is what lies beside them where the model came from, byte for byte; a model that was
+    made in memory, and its processor, write that themselves.
+    """
+    if vlm.folder is None:
+        vlm.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if vlm.processor is not None:
+            vlm.processor.save_pretrained(folder)
+    else:
+        with _plain_generation(vlm.model):
+            vlm.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        for path in folder.iterdir():
+            if not is_weights(path):
+                path.unlink()
+        carry_over(vlm.folder, folder)
+    correct_config(folder, vlm.model)
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """transformers saves no model whose generation config contradicts itself, and there are many of those."""
+    own = getattr(model, "generation_config", None)
+    try:
+        if own is not None:
+            model.generation_config = GenerationConfig()
+        yield
+    finally:
+        if own is not None:
+            model.generation_config = own
 
 
 def _read_back(

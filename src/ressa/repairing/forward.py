@@ -91,17 +91,22 @@ def lean_forward(model: nn.Module) -> Iterator[None]:
 
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     configs = {id(part.config): part.config for part in parts}.values()
-    caching = [config for config in configs if getattr(config, "use_cache", False)]
+    # Of every config, as the Trainer gives one to configs that had none.
+    caching = [(config, getattr(config, "use_cache", None)) for config in configs]
     losses = [(part, part.__dict__.get("_loss_function")) for part in parts]
     try:
-        for config in caching:
-            config.use_cache = False
+        for config, cached in caching:
+            if cached:
+                config.use_cache = False
         for part in parts:
             part._loss_function = no_loss
         yield
     finally:
-        for config in caching:
-            config.use_cache = True
+        for config, cached in caching:
+            if cached is None:
+                vars(config).pop("use_cache", None)
+            else:
+                config.use_cache = cached
         for part, own in losses:
             if own is None:
                 del part._loss_function

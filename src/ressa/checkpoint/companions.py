@@ -1,0 +1,92 @@
+"""What lies beside a model's weights (config, tokenizer, processor, README, licence), carried over as it is."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from ressa.checkpoint.manifest import MANIFEST, MASKS
+from ressa.files import write_json
+
+CONFIG = "config.json"
+WEIGHTS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".ot", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"),
+    ".index.json",
+)
+FROM_HUB = (
+    *("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.md"),
+    *("LICENSE*", "LICENCE*", "NOTICE*"),
+)
+OF_A_PROCESSOR = ("tokenizer_config.json", "preprocessor_config.json", "*.jinja")
+
+
+def companions_folder(place: Path | str) -> Path:
+    """The local folder of a model's small files: the model's own, or the hub's snapshot of them."""
+    if isinstance(place, Path):
+        return place
+    return Path(snapshot_download(place, allow_patterns=list(FROM_HUB)))
+
+
+def carry_over(source: Path, target: Path) -> None:
+    """Copy what lies beside the weights in `source` to `target`, byte for byte.
+
+    A subfolder comes along if it holds a part of the processor (`qformer_tokenizer`); one with weights is
+    another model.
+    """
+    for path in _files(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def correct_config(folder: Path, model: Any) -> None:
+    """Change a folder's config only where it would not be true of the model as it is saved there: the dtype of
+    its weights, a quantization that is gone, a class that no architecture names."""
+    stated = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    true = _true_config(stated, model)
+    if true != stated:
+        write_json(folder / CONFIG, true)
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a file holds tensors, or says in which file they are."""
+    return path.name.endswith(WEIGHTS)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in (MANIFEST, MASKS):
+            continue
+        if path.is_file() and not is_weights(path):
+            yield path
+        elif path.is_dir() and any(any(path.glob(name)) for name in OF_A_PROCESSOR):
+            below = sorted(each for each in path.rglob("*") if each.is_file())
+            if not any(is_weights(each) for each in below):
+                yield from below
+
+
+def _true_config(stated: dict[str, Any], model: Any) -> dict[str, Any]:
+    made = dict(stated)
+    made.pop("sparsity_config", None)  # vLLM refuses any checkpoint that has this key, whatever it says
+    if getattr(model.config, "quantization_config", None) is None:
+        made.pop("quantization_config", None)
+    if not made.get("architectures"):
+        made["architectures"] = [type(model).__name__]
+    dtype = str(model.dtype).removeprefix("torch.")
+    if made.get("dtype", made.get("torch_dtype", dtype)) != dtype:
+        made = _of_dtype(made, dtype)
+    return made
+
+
+def _of_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The config, and the configs of its parts, with another dtype wherever they state one."""
+    made: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in ("dtype", "torch_dtype") and value is not None:
+            made[key] = dtype
+        else:
+            made[key] = _of_dtype(value, dtype) if isinstance(value, dict) else value
+    return made
