@@ -33,6 +33,7 @@ from ressa.recipe import (
     make_recipe,
     read_recipes,
 )
+from ressa.warned import RessaWarning
 
 if TYPE_CHECKING:
     from ressa.commands.outcome import Outcome
@@ -314,14 +315,21 @@ def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:
 
 
 def _quiet() -> None:
-    """Silence what the libraries say about themselves; ressa's own progress and errors stay."""
+    """Silence what the libraries say about themselves; ressa's own progress, warnings and errors stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore")
+    warnings.simplefilter("always", RessaWarning)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    sentence, *table = str(message).splitlines()
+    print(f"Warning: {sentence}", *table, sep="\n  ", file=sys.stderr, flush=True)
 
 
 def _wait_patiently() -> None:
@@ -358,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Interrupted):
         return _fail(130, "Interrupted: nothing half-written is left; the same command goes on where it can.")
     except UsageError as error:
-        return _fail(2, str(error))
+        return _fail(2, error.sentence, error.table)
     except RunError as error:
         return _fail(1, str(error))
     except OSError as error:
@@ -375,6 +383,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _fail(status: int, sentence: str) -> int:
-    print(f"ressa: {' '.join(sentence.split())}", file=sys.stderr)
+def _fail(status: int, sentence: str, table: str = "") -> int:
+    print(f"ressa: {' '.join(sentence.split())}", *table.splitlines(), sep="\n  ", file=sys.stderr)
     return status

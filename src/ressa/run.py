@@ -1,5 +1,7 @@
 """One recipe in, one finished command out."""
 
+from dataclasses import replace
+
 from ressa.commands.evaluate import run_evaluate
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
@@ -9,12 +11,22 @@ from ressa.demo import run_demo
 from ressa.errors import UsageError
 from ressa.processes import are_several
 from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
+from ressa.warned import recorded
 
 
 def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
-    """Run a recipe. `force` replaces what is at its output instead of keeping or refusing it."""
+    """Run a recipe. `force` replaces what is at its output instead of keeping or refusing it.
+
+    The outcome's data have `warnings`: every sentence that was said in passing (`ressa.warned`).
+    """
     if are_several() and not isinstance(recipe, RepairRecipe):
         raise UsageError(f"Only a repair runs in several processes: start `ressa {recipe.command}` in one.")
+    with recorded() as said:
+        outcome = _run(recipe, force)
+    return replace(outcome, data={**outcome.data, "warnings": said})
+
+
+def _run(recipe: Recipe, force: bool) -> Outcome:
     if isinstance(recipe, PruneRecipe):
         return run_prune(recipe, force=force)
     if isinstance(recipe, RepairRecipe):

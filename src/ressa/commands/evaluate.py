@@ -10,13 +10,14 @@ from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.recipe import EvaluateRecipe
 from ressa.report import scores_table
+from ressa.warned import recorded
 
 
 def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named."""
     device, folder = find_device(recipe.device), find_data(recipe.data)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-    with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
+    with recorded() as said, in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
         result = evaluate(
             vlm,
             folder,
@@ -30,7 +31,13 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
             device=device,
         )
     sparsity = measure(vlm.model, find_anatomy(vlm.model))
-    data = {"model": recipe.model, **result, "sparsity": sparsity, "recipe": recipe.identity()}
+    data = {
+        "model": recipe.model,
+        **result,
+        "sparsity": sparsity,
+        "recipe": recipe.identity(),
+        "warnings": said,
+    }
     if recipe.output is not None:
         write_json(recipe.output, data)
     return Outcome(data, [scores_table(data, recipe.model)])
