@@ -41,7 +41,7 @@ def test_labels_decode_back_to_the_target_and_end(vlm):
     batch = batcher.training(SAMPLES)
     for labels, sample in zip(batch["labels"], SAMPLES, strict=True):
         kept = labels[labels != IGNORED]
-        assert kept[-1] == batcher.text.eos_id
+        assert kept[-1] == batcher.text.end.ids[-1]
         assert batcher.tokenizer.decode(kept, skip_special_tokens=True) == sample.target
 
 

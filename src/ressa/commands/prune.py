@@ -134,7 +134,7 @@ def _allocation(
 
 def batches(vlm: Vlm, samples: Sequence[Sample], size: int) -> list[dict[str, Tensor]]:
     """Calibration inputs: prompts with their targets, so that both halves of the language tower see text."""
-    batcher = Batcher(vlm.processor, vlm.model.config)
+    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
     return [batcher.training(samples[start : start + size]) for start in range(0, len(samples), size)]
 
 

@@ -33,7 +33,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     device, data = find_device(recipe.device), find_data(recipe.data)
     find_data(recipe.calibration)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-    batcher = Batcher(vlm.processor, vlm.model.config)
+    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
     if force:
         shutil.rmtree(output / "points", ignore_errors=True)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
 from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample
@@ -29,9 +30,18 @@ class Batcher:
     Args:
         processor: the model's transformers processor (image processor + tokenizer); it is not changed.
         config: the model's config.
+        generation_config: the model's, where it has one; it says best where generation stops.
+        end: how answers end; by default the likeliest of what the model's files say.
     """
 
-    def __init__(self, processor: Any, config: PreTrainedConfig) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        config: PreTrainedConfig,
+        generation_config: Any = None,
+        *,
+        end: Ending | None = None,
+    ) -> None:
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise UsageError(
                 f"{type(processor).__name__} does not process both images and text: "
@@ -41,7 +51,7 @@ class Batcher:
         self.tokenizer = processor.tokenizer
         text_config = config.get_text_config()
         self.encoder_decoder = bool(config.is_encoder_decoder or text_config.is_encoder_decoder)
-        self.text = Text(self.processor, self.encoder_decoder, text_config.eos_token_id)
+        self.text = Text(self.processor, self.encoder_decoder, stop_ids(config, generation_config), end)
         # Families whose image is no part of the text (BLIP, GIT) generate behind unpadded prompts only.
         self.pads_prompts = self.encoder_decoder or self.text.image_token is not None
         self._images = ImageCache()
@@ -101,6 +111,10 @@ class Batcher:
         ids = self.text.target_ids([sample.prompt for sample in samples], texts)
         return [torch.tensor(row) for row in ids]
 
+    def stopping(self) -> dict[str, Any]:
+        """What `model.generate` must be told to stop where answers end; nothing where its configs say it."""
+        return self.text.stopping()
+
     def decode(self, generated: Tensor, inputs: dict[str, Tensor]) -> list[str]:
         """The new text in what `generate` returned, without special tokens.
 
@@ -119,8 +133,7 @@ class Batcher:
         ]
 
     def _texts(self, ids: Tensor) -> list[str]:
-        texts = self.tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self.text.read(ids.tolist())
 
     def _encode(self, samples: Sequence[Sample]) -> tuple[dict[str, Rows], dict[str, Tensor]]:
         """The processor's output: what runs along the text, as rows without padding, and the rest."""
@@ -147,7 +160,7 @@ class Batcher:
 
     def _drop_end_token(self, rows: dict[str, Rows]) -> None:
         """Cut the end token that some tokenizers put behind every text: here the answer follows."""
-        ends = {self.text.eos_id, self.tokenizer.sep_token_id} - {None}
+        ends = {self.text.appended, self.tokenizer.sep_token_id} - {None}
         for index, ids in enumerate(rows["input_ids"]):
             if len(ids) and ids[-1].item() in ends:
                 for values in rows.values():

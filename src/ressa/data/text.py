@@ -4,12 +4,14 @@ Found by structure: whether the processor has a chat template, whether it writes
 (tried once on a blank image), and what its tokenizer adds to a text.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
+
+from ressa.data.ending import Ending, appended_token, asked, find_endings
 
 
 class Text:
@@ -18,46 +20,36 @@ class Text:
     Args:
         processor: a transformers processor with a tokenizer.
         encoder_decoder: whether targets go to a decoder of their own.
-        eos_token_id: the end token by the model's config, used when the tokenizer names none.
+        stops: the token ids at which the model's generation stops (`stop_ids`).
+        end: how answers end; by default the likeliest of what the files say.
     """
 
-    eos_id: int | None  # what ends a target; None where the family has no such token
-
-    def __init__(self, processor: Any, encoder_decoder: bool, eos_token_id: int | list[int] | None) -> None:
+    def __init__(
+        self, processor: Any, encoder_decoder: bool, stops: Sequence[int] = (), end: Ending | None = None
+    ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.encoder_decoder = encoder_decoder
-        by_config = eos_token_id[0] if isinstance(eos_token_id, list) else eos_token_id
-        eos = self.tokenizer.eos_token_id
-        self.eos_id = by_config if eos is None else eos
+        self.endings = find_endings(processor, stops)
+        # None where the family has no such token.
+        self.end = end or next(iter(self.endings.candidates), None)
+        self.appended = appended_token(self.tokenizer)
         # Some tokenizers (Llama's) have no padding token: anything will do, since padding is masked.
         pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else self.eos_id or 0
+        self.pad_id: int = pad if pad is not None else self.end.ids[-1] if self.end else 0
         token = getattr(processor, "image_token", None)
         self.image_token: str | None = getattr(token, "content", token)
         self.image_token_id: int = -1  # no token's id
         if self.image_token is not None:
             self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        if getattr(processor, "chat_template", None):
-            self.eos_id = self._end_of_turn(self.eos_id)
 
     def render(self, prompt: str) -> str:
         """The text for the processor: the prompt in the chat template or behind the image placeholder."""
         if getattr(self.processor, "chat_template", None):
             return self.processor.apply_chat_template(
-                [_asked(prompt)], tokenize=False, add_generation_prompt=True
+                [asked(prompt)], tokenize=False, add_generation_prompt=True
             )
         return f"{self._placeholder}{prompt}"
-
-    def _end_of_turn(self, eos_id: int | None) -> int | None:
-        """The special token that the chat template puts behind an answer (Gemma: <end_of_turn>)."""
-        said = {"role": "assistant", "content": [{"type": "text", "text": "answer"}]}
-        try:
-            text = self.processor.apply_chat_template([_asked("question"), said], tokenize=False)
-        except (ValueError, TemplateError):  # a template for questions only
-            return eos_id
-        behind = self.tokenizer.encode(text.rpartition("answer")[2].strip(), add_special_tokens=False)
-        return behind[0] if behind and behind[0] in self.tokenizer.all_special_ids else eos_id
 
     def process(self, images: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
         """The processor's output for rendered texts, one image each."""
@@ -127,11 +119,33 @@ class Text:
         return rows
 
     def _ended(self, ids: list[int]) -> list[int]:
-        if self.eos_id is None or (ids and ids[-1] == self.eos_id):
+        if self.end is None:
             return ids
-        return [*ids, self.eos_id]
+        end = list(self.end.ids)
+        if ids[-len(end) :] == end:
+            return ids
+        if self.encoder_decoder and ids and ids[-1] == self.appended:  # which is not what ends an answer
+            ids = ids[:-1]
+        return [*ids, *end]
 
+    def stopping(self) -> dict[str, Any]:
+        """What `generate` must be told to stop where answers end; nothing where the model's configs say it."""
+        if self.end is None or self.end.ids[0] in self.endings.stops:
+            return {}
+        if len(self.end.ids) > 1:
+            return {"stop_strings": [self.end.text], "tokenizer": self.tokenizer}
+        return {"eos_token_id": [*self.endings.stops, *self.end.ids]}
 
-def _asked(prompt: str) -> dict[str, Any]:
-    """A chat turn that shows an image and asks."""
-    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    def read(self, generated: list[list[int]]) -> list[str]:
+        """Generated ids as text, without special tokens and without the end, flagged as special or not."""
+        ends = {*self.endings.stops, self.tokenizer.pad_token_id, *(self.end.ids[-1:] if self.end else ())}
+        rows = []
+        for ids in generated:
+            length = len(ids)
+            while length and ids[length - 1] in ends:
+                length -= 1
+            rows.append(ids[:length])
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        if self.end is not None and len(self.end.ids) > 1:
+            texts = [text.partition(self.end.text)[0] for text in texts]
+        return [text.strip() for text in texts]

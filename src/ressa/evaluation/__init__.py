@@ -105,7 +105,7 @@ def _run(
 ) -> dict[str, Any]:
     if task == "retrieval":
         return retrieve(model, processor, samples, batch_size=batch_size)
-    batcher = Batcher(processor, model.config)
+    batcher = Batcher(processor, model.config, getattr(model, "generation_config", None))
     if task == "caption":
         return describe_images(model, batcher, samples, beams=beams, batch_size=batch_size)
     return answer_questions(task, model, batcher, samples, beams=beams, batch_size=batch_size)

@@ -32,7 +32,8 @@ def generate(
         )
     texts = [""] * len(samples)
     # Sampling settings that a checkpoint may carry are taken away: they have no meaning here, and warn.
-    options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    options |= batcher.stopping()
     with bar(description, len(samples)) as progress, torch.inference_mode(), shared_vision(model) as sharing:
         for group in batcher.alike(samples):
             for start in range(0, len(group), batch_size):

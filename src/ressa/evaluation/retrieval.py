@@ -52,5 +52,5 @@ def _score(
         return "ITM head", score_by_itm(model, processor, images, texts, batch_size=batch_size)
     if is_dual_encoder(model) and not model.can_generate():
         return "cosine", score_by_cosine(model, processor, images, texts, batch_size=batch_size)
-    batcher = Batcher(processor, model.config)
+    batcher = Batcher(processor, model.config, getattr(model, "generation_config", None))
     return "likelihood", score_pairs(model, batcher, images, texts, batch_size=batch_size)
