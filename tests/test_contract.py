@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import DENSE, Manifest, Vlm, load, read_manifest, read_masks, save
-from ressa.commands.prune import batches
-from ressa.data import training_samples
+from ressa.data import batches, training_samples
 from ressa.embedded import MODELS, model_folder
 from ressa.embedded.architectures import build
 from ressa.embedded.dataset import write_dataset

@@ -3,23 +3,18 @@
 import hashlib
 import platform
 from collections.abc import Iterable
+from importlib.metadata import version
 
-import peft
-import torch
-import transformers
-
-import ressa
+from ressa import __version__
 
 
 def versions() -> dict[str, str]:
     """The software (and accelerator) a result was made with."""
-    found = {
-        "ressa": ressa.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }
+    import torch
+
+    libraries = ("torch", "transformers", "peft")
+    found = {"ressa": __version__, "python": platform.python_version()}
+    found |= {name: version(name) for name in libraries}
     if torch.cuda.is_available():
         found["device"] = torch.cuda.get_device_name()
     return found

@@ -7,7 +7,8 @@ import torch
 from families import FAMILIES
 from torch.nn import functional as F
 
-from ressa.allocation import allocate, auto, read_plan, write_plan
+from ressa.allocation import allocate, read_plan, write_plan
+from ressa.allocation.auto import auto
 from ressa.allocation.budget import make_pools, saved
 from ressa.allocation.outputs import Outputs, quiet
 from ressa.allocation.slopes import slopes

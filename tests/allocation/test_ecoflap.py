@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ressa.allocation import batching, ecoflap
+from ressa.allocation import batching
 from ressa.allocation.budget import Layer, Pool, make_pools, saved
-from ressa.allocation.ecoflap import first_order_scores, share_out, zeroth_order_scores
+from ressa.allocation.ecoflap import ecoflap, first_order_scores, share_out, zeroth_order_scores
 from ressa.allocation.outputs import Outputs, quiet
 from ressa.anatomy import find_anatomy
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from families import FAMILIES
 
-from ressa.allocation import owl
 from ressa.allocation.budget import Layer, make_pools, saved
-from ressa.allocation.owl import outlier_share
+from ressa.allocation.owl import outlier_share, owl
 from ressa.anatomy import find_anatomy
 
 FAMILY = FAMILIES["instructblip-t5"]

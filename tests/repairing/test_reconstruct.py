@@ -85,7 +85,7 @@ def test_as_a_warm_start_it_comes_before_training():
 
 
 def test_a_run_that_was_cut_short_skips_finished_blocks(tmp_path, monkeypatch):
-    module = sys.modules["ressa.repairing.reconstruct"]
+    module = sys.modules["ressa.repairing.reconstruction"]
     fit, done = module._fit, []
 
     def failing(model, step, *rest):

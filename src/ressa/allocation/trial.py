@@ -11,7 +11,7 @@ from ressa.anatomy import Anatomy
 from ressa.calibration.statistics import InputNorm
 from ressa.calibration.walk import walk
 from ressa.sparsity import NM, Pattern
-from ressa.sparsity.select import nearest
+from ressa.sparsity.pattern import nearest
 
 
 def input_statistics(

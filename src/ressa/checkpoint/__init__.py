@@ -1,24 +1,42 @@
 """Checkpoints on disk: plain Hugging Face folders, with a manifest and packed masks beside the weights.
 
-The one door to everything that reads or writes a model's folder. Within: `loading` (what a user calls a model →
-the model), `saving` (a model → its folder), `companions` (what lies beside its weights), `manifest` (`ressa.json`
-and the masks), `stored` (tensors by name), `counting` (zeros), `resume` (finished blocks of a run cut short).
+The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
+folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
+weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `resume` (finished
+blocks of a run cut short).
 """
 
-from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
-from ressa.checkpoint.loading import Vlm, load
-from ressa.checkpoint.manifest import (
-    DENSE,
-    MANIFEST,
-    MASKS,
-    LayerReport,
-    Manifest,
-    read_manifest,
-    read_masks,
-)
-from ressa.checkpoint.resume import FinishedBlocks
-from ressa.checkpoint.saving import save, write_model
-from ressa.checkpoint.stored import StoredTensors, match_keys
+from typing import TYPE_CHECKING
+
+from ressa.doors import door
+
+if TYPE_CHECKING:
+    from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
+    from ressa.checkpoint.loading import Vlm, load
+    from ressa.checkpoint.manifest import (
+        DENSE,
+        MANIFEST,
+        MASKS,
+        LayerReport,
+        Manifest,
+        read_manifest,
+        read_masks,
+    )
+    from ressa.checkpoint.place import find
+    from ressa.checkpoint.resume import FinishedBlocks
+    from ressa.checkpoint.saving import save, write_model
+    from ressa.checkpoint.stored import StoredTensors, match_keys
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        counting="CountedLayer SparsityCount count_sparsity measure",
+        loading="Vlm load",
+        manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
+        place="find",
+        resume="FinishedBlocks",
+        saving="save write_model",
+        stored="StoredTensors match_keys",
+    )
 
 __all__ = [
     "DENSE",
@@ -32,6 +50,7 @@ __all__ = [
     "StoredTensors",
     "Vlm",
     "count_sparsity",
+    "find",
     "load",
     "match_keys",
     "measure",

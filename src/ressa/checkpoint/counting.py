@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from ressa.anatomy import Anatomy, find_anatomy
-from ressa.checkpoint.loading import explained, find, model_class
 from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
+from ressa.checkpoint.place import find
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import UsageError
 from ressa.sparsity import parse_pattern
@@ -97,6 +96,10 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
 
 
 def _layers_without_manifest(folder: Path) -> list[LayerReport]:
+    from transformers import AutoConfig  # a second's import that a folder with a manifest does not need
+
+    from ressa.checkpoint.loading import explained, model_class
+
     with explained(str(folder)):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         known = model_class(config)
@@ -135,6 +138,10 @@ def _weights(folder: Path, reports: Iterable[LayerReport]) -> Iterator[tuple[Lay
 
 def reload(folder: Path) -> nn.Module:
     """The model of a folder, on the CPU, as plain transformers loads it."""
+    from transformers import AutoConfig
+
+    from ressa.checkpoint.loading import explained, model_class
+
     with explained(str(folder)):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         return model_class(config).from_pretrained(folder, dtype="auto", local_files_only=True)

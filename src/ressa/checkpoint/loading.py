@@ -1,6 +1,5 @@
 """From what a user calls a model to the model in memory."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint.companions import companions_folder
-from ressa.embedded import MODELS, model_folder
+from ressa.checkpoint.place import find
+from ressa.embedded import MODELS
 from ressa.errors import UsageError
 
 
@@ -65,21 +65,6 @@ def load(
             f"{source} has no processor for images: save the model's processor in the same folder."
         )
     return Vlm(model.to(device).eval(), processor, source, folder)
-
-
-def find(spec: str | Path) -> Path | str:
-    """The folder that a spec names, or the hub id that it is. Raises UsageError if it can be neither."""
-    if spec in MODELS:
-        spec = model_folder(str(spec))
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(f"{spec} is no model: it has no config.json; give the folder of a checkpoint.")
-        return path
-    is_id = isinstance(spec, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)
-    if not is_id or path.exists() or path.parent.exists():
-        raise UsageError(f"No such folder: {spec}; give a folder with config.json, a hub id, or 'embedded'.")
-    return str(spec)
 
 
 def model_class(config: Any) -> Any:

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ressa.errors import UsageError
 from ressa.files import write_json
-from ressa.sparsity import pack_mask, unpack_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "ressa.json"
 MASKS = "ressa_masks.safetensors"
@@ -55,8 +55,12 @@ class Manifest(BaseModel):
     computed_in: str = ""
 
 
-def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, Tensor]) -> None:
+def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, "Tensor"]) -> None:
     """Write both files. masks: layer name → bool (out, in), True = kept."""
+    from safetensors.torch import save_file  # PyTorch is not imported to read a manifest
+
+    from ressa.sparsity import pack_mask
+
     packed = {name: pack_mask(mask.cpu()) for name, mask in masks.items()}
     # In one entry, as safetensors writes several in an order that differs from run to run.
     widths = {name: mask.shape[1] for name, mask in masks.items()}
@@ -77,8 +81,10 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise UsageError(f"{path} is no manifest that this version of ressa reads: make it anew.") from error
 
 
-def read_masks(folder: str | Path) -> dict[str, Tensor]:
+def read_masks(folder: str | Path) -> dict[str, "Tensor"]:
     """Layer name → bool (out, in), True = kept. Raises UsageError if none are there, or none can be read."""
+    from ressa.sparsity import unpack_mask
+
     path = Path(folder) / MASKS
     if not path.is_file():
         raise UsageError(f"{folder} has no {MASKS}: give a folder that ressa pruned or repaired.")

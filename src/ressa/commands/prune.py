@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ressa.allocation import Allocation, allocate, batching, per_tower, read_plan, write_plan
 from ressa.anatomy import Anatomy, find_anatomy
@@ -14,7 +13,7 @@ from ressa.checkpoint import Manifest, Vlm, load, save
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
-from ressa.data import Batcher, Sample
+from ressa.data import Sample, batches
 from ressa.device import find_device
 from ressa.fast_dtype import in_fast_dtype
 from ressa.methods import get_method
@@ -130,12 +129,6 @@ def _allocation(
     )
     write_plan(note, allocation)
     return allocation
-
-
-def batches(vlm: Vlm, samples: Sequence[Sample], size: int) -> list[dict[str, Tensor]]:
-    """Calibration inputs: prompts with their targets, so that both halves of the language tower see text."""
-    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
-    return [batcher.training(samples[start : start + size]) for start in range(0, len(samples), size)]
 
 
 def _outcome(recipe: PruneRecipe, manifest: Manifest, line: str) -> Outcome:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ressa.checkpoint import load
 from ressa.commands.inputs import draw_samples, find_data, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.data import Batcher
+from ressa.data import batches
 from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.evaluation import evaluate
@@ -33,7 +33,6 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     device, data = find_device(recipe.device), find_data(recipe.data)
     find_data(recipe.calibration)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
     if force:
         shutil.rmtree(output / "points", ignore_errors=True)
 
@@ -41,8 +40,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         samples = draw_samples(
             recipe.calibration, recipe.calibration_split, recipe.samples, recipe.mixture, seed
         )
-        size = recipe.batch_size
-        return [batcher.training(samples[start : start + size]) for start in range(0, len(samples), size)]
+        return batches(vlm, samples, recipe.batch_size)
 
     def score() -> dict[str, Any]:
         return evaluate(

@@ -1,9 +1,22 @@
 """Datasets in the public formats, and batches of model inputs made from them."""
 
-from ressa.data.batcher import IGNORED, Batcher
-from ressa.data.folder import DatasetFolder
-from ressa.data.sample import CaptionedImage, Question, Sample
-from ressa.data.training import training_samples
+from typing import TYPE_CHECKING
+
+from ressa.doors import door
+
+if TYPE_CHECKING:
+    from ressa.data.batcher import IGNORED, Batcher, batches
+    from ressa.data.folder import DatasetFolder
+    from ressa.data.sample import CaptionedImage, Question, Sample
+    from ressa.data.training import training_samples
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        batcher="IGNORED Batcher batches",
+        folder="DatasetFolder",
+        sample="CaptionedImage Question Sample",
+        training="training_samples",
+    )
 
 __all__ = [
     "IGNORED",
@@ -12,5 +25,6 @@ __all__ = [
     "DatasetFolder",
     "Question",
     "Sample",
+    "batches",
     "training_samples",
 ]

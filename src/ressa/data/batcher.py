@@ -5,8 +5,8 @@ config), how prompts and targets become tokens (`data/text.py`), and which of th
 along the text (their shape).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample
 from ressa.data.text import Text
 from ressa.errors import UsageError
+
+if TYPE_CHECKING:
+    from ressa.checkpoint import Vlm
 
 IGNORED = -100  # the label value that torch's and transformers' cross-entropy leave out
 
@@ -186,6 +189,19 @@ class Batcher:
         """1 (causal suffix) where image tokens have type 0 (PaliGemma), else 0 (plain text)."""
         image = prompt == self.text.image_token_id
         return int(bool(image.any()) and not bool(types[image].any()))
+
+
+def batches(
+    vlm: "Vlm", samples: Iterable[Sample | tuple[Any, str, str]], batch_size: int = 16
+) -> list[dict[str, Tensor]]:
+    """Inputs with `labels` of a model's forward, as pruning calibrates on: see `Batcher.training`.
+
+    samples: `Sample`s, or (image, prompt, answer) each, the image a path or a PIL image. Prompts come with
+    their answers, so that both halves of an encoder-decoder see text.
+    """
+    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
+    whole = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
+    return [batcher.training(whole[start : start + batch_size]) for start in range(0, len(whole), batch_size)]
 
 
 def pad(rows: Rows, value: int, left: bool = False) -> Tensor:

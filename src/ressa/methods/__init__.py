@@ -1,76 +1,12 @@
-"""Pruning methods by name. Each is one pure function in a file of its own:
+"""Pruning methods by name, one file each."""
 
-    apply(weight (out, in), statistics, pattern, *, name="", seed=0, **options) -> (mask, weight)
+from typing import TYPE_CHECKING
 
-mask: bool (out, in), True where kept, exactly the zeros that the pattern asks for. weight: a new tensor of
-the given dtype with exact zeros outside the mask, computed in fp32. No model, no I/O, no global state.
-"""
+from ressa.doors import door
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+if TYPE_CHECKING:
+    from ressa.methods.registry import METHODS, Method, get_method
+else:
+    __getattr__, __dir__ = door(__name__, registry="METHODS Method get_method")
 
-from torch import Tensor
-
-from ressa.calibration.statistics import Hessian, InputMoments, InputNorm, Statistics
-from ressa.errors import UsageError
-from ressa.methods import dsnot, magnitude, random, sparsegpt, wanda
-from ressa.sparsity.pattern import Scope
-
-
-@dataclass(frozen=True)
-class Method:
-    """A pruning method and what a caller must know to run it.
-
-    statistics: class to gather from the layer's inputs, None for none (see also `needs`).
-    updates_weights: whether kept weights change, so that a dense copy is needed to have them back.
-    scope: over what the method's paper compares weights when sparsity is unstructured.
-    choose_statistics: where the class depends on the options; ask `needs`.
-    """
-
-    name: str
-    apply: Callable[..., tuple[Tensor, Tensor]]
-    statistics: type[Statistics] | None
-    updates_weights: bool
-    scope: Scope
-    choose_statistics: Callable[[Mapping[str, Any]], type[Statistics]] | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own options and their defaults."""
-        parameters = inspect.signature(self.apply).parameters.values()
-        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("name", "seed")]
-        return {parameter.name: parameter.default for parameter in own}
-
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raises UsageError for an option that this method does not have."""
-        for option in options:
-            if option not in self.options:
-                known = ", ".join(self.options) or "none"
-                raise UsageError(
-                    f"The method {self.name} has no option '{option}'; its options are: {known}."
-                )
-
-    def needs(self, options: Mapping[str, Any]) -> type[Statistics] | None:
-        """The statistics class to gather when it runs with these options."""
-        return self.choose_statistics(options) if self.choose_statistics else self.statistics
-
-
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("random", random.apply, statistics=None, updates_weights=False, scope="layer"),
-        Method("magnitude", magnitude.apply, statistics=None, updates_weights=False, scope="layer"),
-        Method("wanda", wanda.apply, statistics=InputNorm, updates_weights=False, scope="row"),
-        Method("sparsegpt", sparsegpt.apply, statistics=Hessian, updates_weights=True, scope="layer"),
-        Method("dsnot", dsnot.apply, InputMoments, False, "row", dsnot.choose_statistics),
-    )
-}
-
-
-def get_method(name: str) -> Method:
-    """The method of this name. Raises UsageError with the known names."""
-    if name not in METHODS:
-        raise UsageError(f"There is no pruning method '{name}'; choose one of: {', '.join(METHODS)}.")
-    return METHODS[name]
+__all__ = ["METHODS", "Method", "get_method"]

@@ -14,8 +14,8 @@ from torch import Tensor
 from ressa.calibration.precision import full_precision
 from ressa.calibration.statistics import Hessian, Statistics
 from ressa.errors import RunError, UsageError
-from ressa.sparsity.pattern import NM, Pattern, Unstructured
-from ressa.sparsity.select import keep_top, keep_top_rows, nearest
+from ressa.sparsity.pattern import NM, Pattern, Unstructured, nearest
+from ressa.sparsity.select import keep_top, keep_top_rows
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from ressa.methods.options import check_options, options_of
+from ressa.sparsity.pattern import Unstructured, parse_pattern
+
 TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
 DENSE = "dense"
 EMBEDDED = "embedded"
@@ -37,16 +40,13 @@ def _numbers(value: Any) -> Any:
 
 
 def _known_method(value: str) -> str:
-    from ressa.methods import get_method
-
-    return get_method(value).name
+    options_of(value)
+    return value
 
 
 def _known_options(value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    from ressa.methods import get_method
-
     if "method" in info.data:
-        get_method(info.data["method"]).check_options(value)
+        check_options(info.data["method"], value)
     return value
 
 
@@ -54,10 +54,7 @@ def one_spelling(value: Any, info: ValidationInfo) -> Any:
     """0.5 and "50%" become the same text; a scope is written where it is not the method's own."""
     if "method" not in info.data:
         return value
-    from ressa.methods import get_method
-    from ressa.sparsity.pattern import Unstructured, parse_pattern
-
-    scope = get_method(info.data["method"]).scope
+    scope = options_of(info.data["method"]).scope
     pattern = parse_pattern(value, scope=scope)
     if isinstance(pattern, Unstructured) and pattern.scope != scope:
         return f"{pattern.sparsity}@{pattern.scope}"

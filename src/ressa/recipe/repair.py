@@ -1,7 +1,7 @@
 """What `ressa repair` is told."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,9 +18,7 @@ from ressa.recipe.fields import (
     SamplesSplit,
     Share,
 )
-
-if TYPE_CHECKING:
-    from ressa.repairing.config import RepairConfig
+from ressa.repairing.config import RepairConfig
 
 
 class RepairRecipe(BaseRecipe):
@@ -70,10 +68,8 @@ class RepairRecipe(BaseRecipe):
         self.config()
         return self
 
-    def config(self) -> "RepairConfig":
+    def config(self) -> RepairConfig:
         """What the trainer is told. Raises UsageError for an option it does not have."""
-        from ressa.repairing.config import RepairConfig
-
         ranks = {tower: getattr(self, f"rank_{tower}") for tower in ("vision", "connector", "language")}
         values = {
             "ranks": ranks,

@@ -1,32 +1,26 @@
 """Repair: a pruned model learns back what pruning broke, with every zero left in its place."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from transformers import set_seed
-
-from ressa.anatomy import Anatomy, find_anatomy
-from ressa.data.batcher import Batcher
-from ressa.data.sample import Sample
-from ressa.errors import RunError, UsageError
-from ressa.provenance import fingerprint
-from ressa.repairing.cached import CachedLogits, cache_logits
-from ressa.repairing.config import RepairConfig
-from ressa.repairing.forward import lean_forward
-from ressa.repairing.reconstruct import reconstruct
-from ressa.repairing.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
-from ressa.repairing.student import discard_student, finish_student, make_student
-from ressa.repairing.teacher import dense_teacher, teacher_form
-from ressa.repairing.training import claim, train, training_device
-from ressa.repairing.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
-from ressa.sparsity.mask import pack_mask
+from ressa.doors import door
 
 if TYPE_CHECKING:
-    from ressa.checkpoint import Vlm
+    from ressa.repairing.cached import CachedLogits, cache_logits
+    from ressa.repairing.config import RepairConfig
+    from ressa.repairing.pipeline import RepairResult, repair
+    from ressa.repairing.reconstruction import reconstruct
+    from ressa.repairing.sparse_lora import SparseLoraConfig, adapter_masks, load_adapter
+    from ressa.repairing.teacher import dense_teacher
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        cached="CachedLogits cache_logits",
+        config="RepairConfig",
+        pipeline="RepairResult repair",
+        reconstruction="reconstruct",
+        sparse_lora="SparseLoraConfig adapter_masks load_adapter",
+        teacher="dense_teacher",
+    )
 
 __all__ = [
     "CachedLogits",
@@ -40,143 +34,3 @@ __all__ = [
     "reconstruct",
     "repair",
 ]
-
-
-@dataclass(frozen=True)
-class RepairResult:
-    """What `repair` made.
-
-    vlm: the repaired model, of plain layers. history: one entry a step with loss, task_loss, kd_loss,
-    learning_rate, grad_norm. trained: number of trainable parameters. sparsity: share of zeros of the masked
-    layers, before and after. teacher: "shared", "separate", "cached" or "none". blocks: what reconstruction did, one
-    entry a block with its error before and after (`loss`).
-    """
-
-    vlm: "Vlm"
-    history: list[dict[str, float]]
-    seconds: float
-    trained: int
-    sparsity: tuple[float, float]
-    teacher: str
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-
-
-def repair(
-    pruned: "Vlm",
-    masks: Mapping[str, Tensor],
-    dense: "Vlm | Mapping[str, Tensor] | CachedLogits | None",
-    samples: Sequence[Sample],
-    config: RepairConfig | None = None,
-    *,
-    work_dir: Path | None = None,
-) -> RepairResult:
-    """Train a pruned model to answer like the dense one, and merge what it learned into its weights.
-
-    Args:
-        pruned: the pruned model; it becomes the repaired one (the result holds the same object).
-        masks: layer name → bool (out, in), True = kept: what `prune` returned or the result folder holds.
-        dense: the model before pruning, left as it is; or its parameters by name, read one at a time (one
-            copy of the weights is then in memory); or its logits from `cache_logits`; None if the objective
-            needs no teacher.
-        samples: image, prompt and target each.
-        work_dir: folder for checkpoints; a run that was cut short goes on from the last one.
-
-    Raises UsageError when the masks are not the model's or the teacher cannot be had, RunError when the loss
-    diverges or a zero moved. After an error in training the pruned model is as it was before (but for masked
-    fine-tuning, which trains its own weights).
-    """
-    started = time.perf_counter()
-    config = config or RepairConfig()
-    if not samples:
-        raise UsageError("There are no samples to repair with: give a data set with at least one.")
-    if not masks:
-        raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
-    model: nn.Module = pruned.model
-    check_masks(model, masks)
-    anatomy = find_anatomy(model)
-    batcher = Batcher(pruned.processor, pruned.model.config)
-    weights = dense if dense is None or isinstance(dense, Mapping | CachedLogits) else dense.model
-    form = teacher_form(model, masks, weights, config)
-    if work_dir is not None:
-        claim(work_dir, _identity(masks, samples, config, form))
-    before = sparsity(model, masks)
-    blocks: list[dict[str, Any]] = []
-    history: list[dict[str, float]] = []
-    trained = 0
-    with restored(model):
-        set_seed(config.seed)
-        if config.reconstructs:
-            part = samples[: config.reconstruct_samples]
-            size = config.reconstruct_batch_size
-            batches = [batcher.training(part[i : i + size]) for i in range(0, len(part), size)]
-            device = training_device(config)
-            blocks = reconstruct(
-                model,
-                cast(nn.Module, weights),
-                masks,
-                anatomy,
-                batches,
-                config,
-                device=device,
-                work_dir=work_dir,
-            )
-        if config.method != "reconstruct":
-            teacher = None if form == "none" else weights
-            history, trained = _train(
-                model, masks, anatomy, samples, batcher, config, work_dir, teacher, form == "shared"
-            )
-    if config.keeps_zeros:
-        check_masks(model, masks, error=RunError)
-    return RepairResult(
-        vlm=pruned,
-        history=history,
-        seconds=time.perf_counter() - started,
-        trained=trained,
-        sparsity=(before, sparsity(model, masks)),
-        teacher=form,
-        blocks=blocks,
-    )
-
-
-def _train(
-    model: nn.Module,
-    masks: Masks,
-    anatomy: Anatomy,
-    samples: Sequence[Sample],
-    batcher: Batcher,
-    config: RepairConfig,
-    work_dir: Path | None,
-    dense: DenseWeights | CachedLogits | None,
-    shared: bool,
-) -> tuple[list[dict[str, float]], int]:
-    """Train as a whole and merge; the loss curve and the number of trained parameters."""
-    with lean_forward(model):
-        student = model
-        try:
-            if shared and isinstance(dense, nn.Module | Mapping):
-                adopt_dense_weights(model, masks, dense)
-            if config.method == "masked_finetune":
-                model.float()  # half-precision weights would lose most updates
-            student = make_student(model, masks, anatomy, config, dense_weights=shared)
-            trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-            teacher = student if shared else cast(nn.Module | CachedLogits | None, dense)
-            history = train(student, teacher, anatomy, samples, batcher, config, work_dir=work_dir)
-        except BaseException:
-            discard_student(student, masks)
-            raise
-        finish_student(student, masks, config)
-    return history, trained
-
-
-def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, form: str) -> dict[str, Any]:
-    """What decides the result of a repair, as JSON-able data."""
-    packed = (
-        part for name in sorted(masks) for part in (name, pack_mask(masks[name]).cpu().numpy().tobytes())
-    )
-    texts = (f"{sample.id}\n{sample.prompt}\n{sample.target}" for sample in samples)
-    return {
-        "config": config.model_dump(mode="json", exclude={"device", "workers", "checkpoints"}),
-        "teacher": form,
-        "masks": fingerprint(packed),
-        "samples": fingerprint(texts),
-    }

@@ -1,15 +1,15 @@
 """How zeros may lie in one weight: `Unstructured(0.5)` or `NM(2, 4)`."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ressa.errors import UsageError
-from ressa.sparsity.select import keep_top, keep_top_groups, keep_top_rows, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scope = Literal["row", "layer"]
 
@@ -48,18 +48,20 @@ class Unstructured:
             return rows * nearest(self.sparsity, width)
         return nearest(self.sparsity, rows * width)
 
-    def select(self, scores: Tensor) -> Tensor:
+    def select(self, scores: "Tensor") -> "Tensor":
         """scores (out, in) → bool mask (out, in), True where kept; of equal scores the lower index stays.
 
         Raises RunError if a score is NaN.
         """
+        from ressa.sparsity.select import keep_top, keep_top_rows  # PyTorch: not needed to read a pattern
+
         self.check_shape(scores.shape)
         if self.scope == "row":
             width = scores.shape[1]
             return keep_top_rows(scores, width - nearest(self.sparsity, width))
         return keep_top([scores], scores.numel() - self.zeros(scores.shape))[0]
 
-    def verify(self, mask: Tensor) -> bool:
+    def verify(self, mask: "Tensor") -> bool:
         """Whether a mask (out, in) has at least the asked zeros in every row (or in the layer)."""
         if self.scope == "row":
             return bool(((~mask).sum(1) >= nearest(self.sparsity, mask.shape[1])).all())
@@ -102,15 +104,17 @@ class NM:
         rows, width = shape
         return rows * (width // self.m) * (self.m - self.n)
 
-    def select(self, scores: Tensor) -> Tensor:
+    def select(self, scores: "Tensor") -> "Tensor":
         """scores (out, in) → bool mask (out, in), True where kept; of equal scores the lower index stays.
 
         Raises UsageError if m does not divide `in`, RunError if a score is NaN.
         """
+        from ressa.sparsity.select import keep_top_groups
+
         self.check_shape(scores.shape)
         return keep_top_groups(scores, self.n, self.m)
 
-    def verify(self, mask: Tensor) -> bool:
+    def verify(self, mask: "Tensor") -> bool:
         """Whether at most n are kept in every group of m of a mask (out, in)."""
         if mask.shape[1] % self.m:
             return False
@@ -118,6 +122,11 @@ class NM:
 
 
 Pattern = Unstructured | NM
+
+
+def nearest(share: float, total: int) -> int:
+    """share · total rounded to the nearest whole number, halves upwards."""
+    return math.floor(share * total + 0.5)
 
 
 def parse_pattern(text: str | float, *, scope: Scope = "row") -> Pattern:
@@ -141,7 +150,8 @@ def parse_pattern(text: str | float, *, scope: Scope = "row") -> Pattern:
     )
 
 
-def _check_matrix(shape: Sequence[int]) -> torch.Size:
+def _check_matrix(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) != 2:
         raise UsageError(f"A pattern needs a weight of shape (out, in), not one of {len(shape)} dimensions.")
-    return torch.Size(shape)
+    rows, width = shape
+    return rows, width

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ressa.errors import UsageError
 from ressa.sparsity.pattern import Pattern, Unstructured, parse_pattern
-from ressa.sparsity.select import select_global
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Plan(Mapping[str, Pattern]):
@@ -51,12 +52,14 @@ class Plan(Mapping[str, Pattern]):
         return cls({layer: parse_pattern(text) for layer, text in texts.items()})
 
 
-def global_plan(scores: Mapping[str, Tensor], sparsity: float) -> Plan:
+def global_plan(scores: Mapping[str, "Tensor"], sparsity: float) -> Plan:
     """One threshold over all layers' scores, as a plan: each layer gets the share of zeros that falls to it.
 
     scores: layer name → scores (out, in). Selecting by the same scores under this plan gives
     `select_global`'s masks, so a global comparison needs no path of its own through pruning.
     """
+    from ressa.sparsity.select import select_global  # PyTorch: not needed to read a plan
+
     masks = select_global(scores, sparsity)
     just_below_one = math.nextafter(1.0, 0.0)  # a layer that loses every weight: still rounds to all zeros
     shares = {layer: int((~mask).sum()) / mask.numel() for layer, mask in masks.items()}

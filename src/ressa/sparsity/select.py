@@ -4,21 +4,16 @@ Scores are compared in fp32. Between equal scores the lower index stays, so a ma
 order in which a device happens to sort. NaN has no place in an order and is refused.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ressa.errors import RunError, UsageError
+from ressa.sparsity.pattern import nearest
 
 _PAIRWISE_WIDTH = 32  # up to here comparing all pairs of a group beats a top-k over very many short rows
 _BINS = 1 << 16
-
-
-def nearest(share: float, total: int) -> int:
-    """share · total rounded to the nearest whole number, halves upwards."""
-    return math.floor(share * total + 0.5)
 
 
 def keep_top_rows(scores: Tensor, keep: int) -> Tensor:
