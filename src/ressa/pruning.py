@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ressa.allocation.uniform import Asked, make_plan
 from ressa.anatomy import Anatomy, Block, find_anatomy
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.walk import walk
@@ -35,8 +36,8 @@ class PruneResult:
 def prune(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
+    plan: Asked,
     *,
-    plan: Plan,
     method: str = "wanda",
     anatomy: Anatomy | None = None,
     seed: int = 0,
@@ -47,11 +48,13 @@ def prune(
     tokens: Literal["all", "atv"] = "all",
     alpha: float = 1.0,
 ) -> PruneResult:
-    """Prune the layers of a plan in place, block by block in the order data flows.
+    """Prune a model in place, block by block in the order data flows.
 
     Args:
-        batches: calibration inputs with images, as the model's forward takes them; may be empty for a method
-            that needs no statistics.
+        batches: calibration inputs with images, as the model's forward takes them (`ressa.batches` makes
+            them); may be empty for a method that needs no statistics.
+        plan: a pattern such as "2:4" or 0.5 for vision and language, a mapping from towers to patterns
+            ("dense" for none), or a `Plan` that gives each layer its own.
         device: where blocks compute (default: where they live).
         work_dir: finished blocks are kept there, so that a run that was cut short goes on, with the dense
             model given anew, to the same result; delete it once the result is saved.
@@ -71,9 +74,10 @@ def prune(
     needs = chosen.needs(options)
     if tokens == "atv" and needs is None:
         raise UsageError(f"The method {method} looks at no tokens: leave out the choice of tokens.")
+    anatomy = anatomy or find_anatomy(model)
+    plan = make_plan(plan, anatomy, model, scope=chosen.scope)
     if not plan:
         raise UsageError("The plan names no layer, so there is nothing to prune: give a tower a pattern.")
-    anatomy = anatomy or find_anatomy(model)
     modules: dict[str, Any] = dict(model.named_modules())
     plan.check({name: modules[name].weight.shape for name in anatomy.linears()})
     if scope == "global":

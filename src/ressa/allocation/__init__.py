@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from ressa.allocation.allocation import Allocation
     from ressa.allocation.plan_file import read_plan, write_plan
     from ressa.allocation.strategies import ALLOCATIONS, allocate, batching
-    from ressa.allocation.uniform import per_tower
+    from ressa.allocation.uniform import make_plan, per_tower
 else:
     __getattr__, __dir__ = door(
         __name__,
         allocation="Allocation",
         plan_file="read_plan write_plan",
         strategies="ALLOCATIONS allocate batching",
-        uniform="per_tower",
+        uniform="make_plan per_tower",
     )
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Allocation",
     "allocate",
     "batching",
+    "make_plan",
     "per_tower",
     "read_plan",
     "write_plan",

@@ -20,12 +20,12 @@ from ressa.errors import UsageError
 
 @dataclass
 class Vlm:
-    """A vision-language model with its processor, and the name it was loaded by. folder: where the files beside
+    """A vision-language model with its processor. source: the name it was loaded by. folder: where the files beside
     its weights lie on this machine; None for a model that was made in memory."""
 
     model: Any
     processor: Any
-    source: str
+    source: str = ""
     folder: Path | None = None
 
 

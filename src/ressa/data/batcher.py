@@ -5,7 +5,7 @@ config), how prompts and targets become tokens (`data/text.py`), and which of th
 along the text (their shape).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -191,17 +191,15 @@ class Batcher:
         return int(bool(image.any()) and not bool(types[image].any()))
 
 
-def batches(
-    vlm: "Vlm", samples: Iterable[Sample | tuple[Any, str, str]], batch_size: int = 16
-) -> list[dict[str, Tensor]]:
-    """Inputs with `labels` of a model's forward, as pruning calibrates on: see `Batcher.training`.
+def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list[dict[str, Tensor]]:
+    """What a model's forward takes, for `ressa.prune` to calibrate on: images, prompts and targets as tensors.
 
-    samples: `Sample`s, or (image, prompt, answer) each, the image a path or a PIL image. Prompts come with
-    their answers, so that both halves of an encoder-decoder see text.
+    The targets are there so that both halves of an encoder-decoder see text; see `Batcher.training`.
+    Raises UsageError for a sample without a target.
     """
     batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
-    whole = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
-    return [batcher.training(whole[start : start + batch_size]) for start in range(0, len(whole), batch_size)]
+    starts = range(0, len(samples), batch_size)
+    return [batcher.training(samples[start : start + batch_size]) for start in starts]
 
 
 def pad(rows: Rows, value: int, left: bool = False) -> Tensor:
