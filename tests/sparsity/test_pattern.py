@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ressa.errors import RunError, UsageError
-from ressa.sparsity import NM, Unstructured, parse_pattern
+from ressa.sparsity import NM, Unstructured, pack_mask, parse_pattern
 from ressa.sparsity.select import keep_top, keep_top_groups, keep_top_rows
 
 small = settings(deadline=None, max_examples=60)
@@ -188,3 +188,20 @@ def test_a_width_that_the_group_does_not_divide_is_named():
     with pytest.raises(UsageError, match="1 dimensions"):
         Unstructured(0.5).check_shape((8,))
     NM(2, 4).check_shape((7, 32))
+
+
+@small
+@given(
+    st.sampled_from([NM(1, 2), NM(2, 4), NM(3, 4), NM(4, 8), NM(2, 3), NM(8, 16), Unstructured(0.5),
+                     Unstructured(0.3, "layer")]),
+    st.integers(1, 4), st.integers(1, 50), st.integers(0, 2**31), st.floats(0.2, 0.8),
+)  # fmt: skip
+def test_a_packed_mask_is_verified_as_the_mask_is(pattern, rows, width, seed, share):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(rows, width, generator=generator) > share
+    for each in (mask, *([pattern.select(mask.float())] if width % getattr(pattern, "m", 1) == 0 else [])):
+        if isinstance(pattern, NM):
+            plainly = width % pattern.m == 0 and bool((each.view(-1, pattern.m).sum(1) <= pattern.n).all())
+        else:
+            plainly = pattern.verify(each)
+        assert pattern.verify_packed(pack_mask(each), width) == pattern.verify(each) == plainly

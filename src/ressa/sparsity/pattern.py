@@ -67,6 +67,15 @@ class Unstructured:
             return bool(((~mask).sum(1) >= nearest(self.sparsity, mask.shape[1])).all())
         return int((~mask).sum()) >= self.zeros(mask.shape)
 
+    def verify_packed(self, packed: "Tensor", width: int) -> bool:
+        """`verify` of a packed mask: uint8 (out, ceil(width / 8))."""
+        from ressa.sparsity.mask import count_packed_rows
+
+        kept = count_packed_rows(packed)
+        if self.scope == "row":
+            return bool((width - kept >= nearest(self.sparsity, width)).all())
+        return len(kept) * width - int(kept.sum()) >= self.zeros((len(kept), width))
+
 
 @dataclass(frozen=True)
 class NM:
@@ -118,7 +127,21 @@ class NM:
         """Whether at most n are kept in every group of m of a mask (out, in)."""
         if mask.shape[1] % self.m:
             return False
+        if mask.device.type == "cpu" and 8 % self.m == 0:
+            from ressa.sparsity.mask import pack_mask
+
+            return self.verify_packed(pack_mask(mask), mask.shape[1])
         return bool((mask.reshape(-1, self.m).sum(1) <= self.n).all())
+
+    def verify_packed(self, packed: "Tensor", width: int) -> bool:
+        """`verify` of a packed mask: uint8 (out, ceil(width / 8))."""
+        from ressa.sparsity.mask import any_group_over, unpack_mask
+
+        if width % self.m:
+            return False
+        if 8 % self.m == 0:
+            return not any_group_over(packed, self.n, self.m)
+        return self.verify(unpack_mask(packed, width))
 
 
 Pattern = Unstructured | NM
