@@ -1,7 +1,8 @@
-"""Sparsity counted from weights: in memory, or on disk one tensor at a time."""
+"""Sparsity counted from weights: in memory, or on disk, in one pass over the files."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_
 from ressa.checkpoint.place import find
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import UsageError
-from ressa.sparsity import parse_pattern
+from ressa.sparsity import PackedMasks, count_packed, pack_nonzero, parse_pattern
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,25 @@ def by_tower(layers: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[str, fl
 
 
 def zeros(weight: Tensor) -> int:
-    """The number of zeros in a weight."""
-    return weight.numel() - int(weight.count_nonzero())
+    """The number of zeros in a weight (out, in)."""
+    if weight.device.type != "cpu":
+        return weight.numel() - int(weight.count_nonzero())
+    return weight.numel() - count_packed(pack_nonzero(weight))
 
 
-def holds(weight: Tensor, asked: str, mask: Tensor | None) -> bool:
-    """Whether a weight (out, in) keeps to its pattern, and to its mask where there is one."""
-    stray = mask is not None and bool(weight.masked_fill(mask.to(weight.device), 0).any())
-    return not stray and parse_pattern(asked).verify(weight != 0)
+def examine(weight: Tensor, asked: str | None, packed: Tensor | None = None) -> tuple[int, bool | None]:
+    """The number of zeros in a weight (out, in), and whether it keeps to the pattern that was asked and, where
+    there is one, to its packed mask: None if nothing was asked."""
+    nonzero = pack_nonzero(weight)
+    counted = weight.numel() - count_packed(nonzero)
+    if asked in (None, DENSE):
+        return counted, None
+    stray = packed is not None and bool((nonzero & ~packed).any())
+    return counted, not stray and parse_pattern(asked).verify_packed(nonzero, weight.shape[1])
 
 
 def count_sparsity(folder: str | Path) -> SparsityCount:
-    """Count zeros in the saved tensors of a checkpoint folder, one at a time.
+    """Count zeros in the saved tensors of a checkpoint folder, each read once.
 
     Layers and patterns come from the manifest; without one, layers from the model's structure alone.
     Raises UsageError for a folder that holds no VLM, RunError for tensors that cannot be read.
@@ -82,17 +90,26 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
     if not isinstance(place, Path):
         raise UsageError(f"No such folder: {folder}; give the folder of a checkpoint.")
     reports = read_manifest(place).layers if (place / MANIFEST).is_file() else _layers_without_manifest(place)
-    masks = read_masks(place) if (place / MASKS).is_file() else {}
-    counted: list[CountedLayer] = []
-    for report, weight in _weights(place, reports):
-        asked = report.asked or None
-        kept = None if asked in (None, DENSE) else holds(weight, report.asked, masks.get(report.name))
-        share = zeros(weight) / weight.numel()
-        counted.append(CountedLayer(report.name, report.tower, report.shape, asked, share, kept))
-    return SparsityCount(
-        counted,
-        by_tower((c.tower, c.shape, round(c.sparsity * torch.Size(c.shape).numel())) for c in counted),
-    )
+    masks = read_masks(place) if (place / MASKS).is_file() else PackedMasks()
+    stored = StoredTensors(place)
+    by_key = {report.tensor: report for report in reports if report.tensor in stored}
+
+    def look(report: LayerReport, weight: Tensor) -> tuple[int, bool | None]:
+        packed = masks.packed(report.name) if report.name in masks else None
+        return examine(weight, report.asked or None, packed)
+
+    found = stored.visit(by_key, lambda key, weight: look(by_key[key], weight))
+    results = {by_key[key].name: result for key, result in found.items()}
+    if others := [report for report in reports if report.name not in results]:
+        modules: dict[str, Any] = dict(reload(place).named_modules())
+        results |= {report.name: look(report, modules[report.name].weight) for report in others}
+    counted = [
+        CountedLayer(r.name, r.tower, r.shape, r.asked or None, results[r.name][0] / prod(r.shape), holds)
+        for r in reports
+        for holds in [results[r.name][1]]
+    ]
+    towers = by_tower((r.tower, r.shape, results[r.name][0]) for r in reports)
+    return SparsityCount(counted, towers)
 
 
 def _layers_without_manifest(folder: Path) -> list[LayerReport]:
@@ -121,19 +138,6 @@ def _layers_without_manifest(folder: Path) -> list[LayerReport]:
         )
         for name, shape in shapes.items()
     ]
-
-
-def _weights(folder: Path, reports: Iterable[LayerReport]) -> Iterator[tuple[LayerReport, Tensor]]:
-    """The stored weight of every layer; the model is loaded only if some are stored in another form."""
-    stored = StoredTensors(folder)
-    modules: Mapping[str, Any] | None = None
-    for report in reports:
-        if report.tensor in stored:
-            yield report, stored[report.tensor]
-            continue
-        if modules is None:
-            modules = dict(reload(folder).named_modules())
-        yield report, modules[report.name].weight.detach()
 
 
 def reload(folder: Path) -> nn.Module:

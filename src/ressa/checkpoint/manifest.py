@@ -14,6 +14,8 @@ from ressa.files import write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ressa.sparsity import PackedMasks
+
 MANIFEST = "ressa.json"
 MASKS = "ressa_masks.safetensors"
 DENSE = "dense"
@@ -59,11 +61,12 @@ def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, "Tensor
     """Write both files. masks: layer name → bool (out, in), True = kept."""
     from safetensors.torch import save_file  # PyTorch is not imported to read a manifest
 
-    from ressa.sparsity import pack_mask
+    from ressa.sparsity import as_packed
 
-    packed = {name: pack_mask(mask.cpu()) for name, mask in masks.items()}
+    at_rest = as_packed(masks)
+    packed = {name: at_rest.packed(name) for name in at_rest}
     # In one entry, as safetensors writes several in an order that differs from run to run.
-    widths = {name: mask.shape[1] for name, mask in masks.items()}
+    widths = {name: at_rest.width(name) for name in at_rest}
     save_file(packed, folder / MASKS, metadata={"widths": json.dumps(widths)})
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
@@ -81,9 +84,9 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise UsageError(f"{path} is no manifest that this version of ressa reads: make it anew.") from error
 
 
-def read_masks(folder: str | Path) -> dict[str, "Tensor"]:
+def read_masks(folder: str | Path) -> "PackedMasks":
     """Layer name → bool (out, in), True = kept. Raises UsageError if none are there, or none can be read."""
-    from ressa.sparsity import unpack_mask
+    from ressa.sparsity import PackedMasks
 
     path = Path(folder) / MASKS
     if not path.is_file():
@@ -91,6 +94,9 @@ def read_masks(folder: str | Path) -> dict[str, "Tensor"]:
     try:
         with safe_open(path, "pt") as file:
             widths = json.loads(file.metadata()["widths"])
-            return {name: unpack_mask(file.get_tensor(name), width) for name, width in widths.items()}
+            masks = PackedMasks()
+            for name, width in widths.items():
+                masks.add(name, file.get_tensor(name), int(width))
+            return masks
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no masks that this version of ressa reads: make it anew.") from error

@@ -11,12 +11,13 @@ from transformers import GenerationConfig
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint.companions import carry_over, correct_config, is_weights
-from ressa.checkpoint.counting import by_tower, holds, reload, zeros
+from ressa.checkpoint.counting import by_tower, examine, reload
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.manifest import DENSE, LayerReport, Manifest, write_manifest
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import RunError
 from ressa.files import fresh_directory
+from ressa.sparsity import PackedMasks, as_packed
 
 
 def save(
@@ -35,6 +36,7 @@ def save(
     """
     if odd := sorted(set(masks) ^ set(manifest.plan)):
         raise RunError(f"The masks are not those of the plan ({odd[0]} is in only one of them): prune again.")
+    masks = as_packed(masks)
     with fresh_directory(folder) as work:
         write_model(work, vlm, max_shard_size=max_shard_size)
         layers = _read_back(work, vlm.model, manifest.plan, masks)
@@ -77,43 +79,52 @@ def _plain_generation(model: Any) -> Iterator[None]:
             model.generation_config = own
 
 
-def _read_back(
-    folder: Path, model: Any, plan: Mapping[str, str], masks: Mapping[str, Tensor]
-) -> list[LayerReport]:
-    """Every prunable linear as it was written. Raises RunError if a weight is not the model's own, or does
-    not keep to its pattern and mask."""
+def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedMasks) -> list[LayerReport]:
+    """Every prunable linear as it was written, each read once. Raises RunError if a weight is not the model's
+    own, or does not keep to its pattern and mask."""
     anatomy = find_anatomy(model)
     modules: dict[str, Any] = dict(model.named_modules())
-    shapes = {name: tuple(modules[name].weight.shape) for name in anatomy.linears()}
-    if foreign := sorted(set(plan) - set(shapes)):
+    weights: dict[str, Tensor] = {name: modules[name].weight.detach() for name in anatomy.linears()}
+    if foreign := sorted(set(plan) - set(weights)):
         raise RunError(f"The plan names {foreign[0]}, which this model does not have: prune again.")
     stored = StoredTensors(folder)
-    keys = match_keys(shapes, stored.shapes())
-    again: Any = None
-    layers: list[LayerReport] = []
-    for name in shapes:
-        weight, key = modules[name].weight.detach().cpu(), keys.get(name, "")
-        written = stored[key] if key else None
-        if written is None or not torch.equal(written, weight):
-            # Stored in another form (split or permuted), which only transformers can turn back.
-            again = again or reload(folder)
-            key, written = "", again.get_submodule(name).weight.detach()
-        asked = plan.get(name, DENSE)
-        if not torch.equal(written, weight) or (
-            asked != DENSE and not holds(written, asked, masks.get(name))
-        ):
-            raise RunError(
-                f"{name} was written with {zeros(written)} zeros that do not keep to its mask or the pattern "
-                f"{asked}, or not as it is in memory: nothing was saved; prune again."
-            )
-        layers.append(
-            LayerReport(
-                name=name,
-                tower=anatomy.tower_of(name),
-                shape=(weight.shape[0], weight.shape[1]),
-                asked=asked,
-                achieved=zeros(written) / written.numel(),
-                tensor=key,
-            )
+    keys = match_keys({name: tuple(weight.shape) for name, weight in weights.items()}, stored.shapes())
+    names = {key: name for name, key in keys.items()}
+
+    def look(name: str, written: Tensor) -> tuple[int, bool]:
+        """How many zeros were written, and whether the weight is as it should be."""
+        packed = masks.packed(name) if name in masks else None
+        zeros, kept = examine(written, plan.get(name, DENSE), packed)
+        return zeros, kept is not False and _alike(written, weights[name])
+
+    found = {names[key]: seen for key, seen in stored.visit(names, lambda k, w: look(names[k], w)).items()}
+    if others := [name for name in weights if name not in found or not found[name][1]]:
+        # Stored in another form (split or permuted), which only transformers can turn back.
+        again: dict[str, Any] = dict(reload(folder).named_modules())
+        for name in others:
+            keys.pop(name, None)
+            found[name] = look(name, again[name].weight.detach())
+            if not found[name][1]:
+                raise RunError(
+                    f"{name} was written with {found[name][0]} zeros that do not keep to its mask or the pattern "
+                    f"{plan.get(name, DENSE)}, or not as it is in memory: nothing was saved; prune again."
+                )
+    return [
+        LayerReport(
+            name=name,
+            tower=anatomy.tower_of(name),
+            shape=(weight.shape[0], weight.shape[1]),
+            asked=plan.get(name, DENSE),
+            achieved=found[name][0] / weight.numel(),
+            tensor=keys.get(name, ""),
         )
-    return layers
+        for name, weight in weights.items()
+    ]
+
+
+def _alike(written: Tensor, weight: Tensor) -> bool:
+    """Whether what was written looks like a weight in memory: its first and last rows, which tell one form of it
+    from another. Comparing all of it would read the model once more."""
+    return written.shape == weight.shape and all(
+        torch.equal(written[rows], weight[rows].cpu()) for rows in (slice(None, 8), slice(-8, None))
+    )

@@ -14,6 +14,7 @@ from ressa.recipe import RepairRecipe
 from ressa.repairing import repair
 from ressa.repairing.training import training_device
 from ressa.report import manifest_table
+from ressa.sparsity import PackedMasks
 
 
 def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
@@ -47,7 +48,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             "history": result.history,
         }
         if not config.keeps_zeros:
-            masks = {}
+            masks = PackedMasks()
         manifest = Manifest(
             kind="repaired",
             source=recipe.model,
