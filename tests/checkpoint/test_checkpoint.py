@@ -263,3 +263,21 @@ def test_a_sparsity_config_is_not_passed_on(tmp_path):
     vlm.model.config.sparsity_config = {"format": "dense"}
     save(tmp_path / "out", vlm, manifest=manifest, masks=masks)
     assert "sparsity_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_what_was_saved_is_read_once_and_counted_from_the_files(tmp_path, monkeypatch):
+    read: list[str] = []
+    get = StoredTensors.__getitem__
+    monkeypatch.setattr(StoredTensors, "__getitem__", lambda self, key: (read.append(key), get(self, key))[1])
+    vlm, manifest, masks = pruned(FAMILIES["llava"])
+    saved = save(tmp_path / "out", vlm, manifest=manifest, masks=masks)
+    linears = sorted(layer.tensor for layer in saved.layers)
+    assert sorted(read) == linears
+    read.clear()
+    count = count_sparsity(tmp_path / "out")
+    assert sorted(read) == linears
+    assert count.towers == saved.towers
+    stored = StoredTensors(tmp_path / "out")
+    for layer in count.layers:
+        weight = stored[next(each.tensor for each in saved.layers if each.name == layer.name)]
+        assert layer.sparsity == int((weight == 0).sum()) / weight.numel()

@@ -52,6 +52,9 @@ class StoredTensors(Mapping[str, Tensor]):
         with self._open(self.files[key]) as file:
             return file.get_tensor(key)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
