@@ -6,6 +6,7 @@ The names below are all that most programs need (docs/python.md); what each cost
 from typing import TYPE_CHECKING
 
 from ressa.doors import door
+from ressa.registration import register
 
 if TYPE_CHECKING:
     from ressa.anatomy import find_anatomy
@@ -47,3 +48,5 @@ __all__ = [
     "repair",
     "save",
 ]
+
+register()

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ressa.errors import UsageError
+from ressa.runtime.linear import PackedLinear
 
 TOWERS = ("vision", "connector", "language")
 
@@ -197,8 +198,12 @@ class _Tree:
         seen = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
         self.linears: set[str] = set()
         for name, module in self.modules.items():
-            # Exactly nn.Linear: its subclasses store the weight otherwise (4-bit) or are never called.
-            if type(module) is nn.Linear and not self._is_head(module) and module.weight not in seen:
+            # Exactly these: subclasses of nn.Linear store the weight otherwise (4-bit) or are never called.
+            if (
+                type(module) in (nn.Linear, PackedLinear)
+                and not self._is_head(module)
+                and module.weight not in seen
+            ):
                 seen.add(module.weight)
                 self.linears.add(name)
 

@@ -18,9 +18,9 @@ Mode = Literal["auto", "packed", "dense"]
 class PackedLinear(nn.Module):
     """y = x Wᵀ + b with W (out, in) packed; x (…, in), y (…, out).
 
-    Its state dict holds the canonical form, `weight` (the kept values), `positions` and `bias`, whatever the
-    device computes with. mode says what that is, where a kernel of `ressa.runtime.kernels` takes the weight on
-    this device, and where none does:
+    Its state dict holds the canonical form, `weight` (the kept values), `positions`, `shape` (of W) and `bias`,
+    whatever the device computes with. mode says what that is, where a kernel of `ressa.runtime.kernels` takes the
+    weight on this device, and where none does:
 
     | mode | with a kernel | without |
     |---|---|---|
@@ -53,6 +53,8 @@ class PackedLinear(nn.Module):
         self.mode: Mode = mode
         self.prepared: PreparedWeight | None = None
         self.register_buffer("positions", None)
+        # Only for whoever reads the file, where spare bits hide the width; the layer knows its own shape.
+        self.register_buffer("shape", torch.tensor([out_features, in_features], device="cpu"))
         self._hold(self._empty(device, dtype))
         if bias:
             empty = torch.empty(out_features, device=device, dtype=dtype)
@@ -147,6 +149,7 @@ class PackedLinear(nn.Module):
         packed = self.packed()
         destination[f"{prefix}weight"] = packed.values
         destination[f"{prefix}positions"] = packed.positions
+        destination[f"{prefix}shape"] = torch.tensor(packed.shape)
         if self.bias is not None:
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
 

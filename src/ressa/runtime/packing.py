@@ -63,8 +63,8 @@ class PackedWeight:
         rows, width = self.shape
         return rows * width - int(self.values.count_nonzero())
 
-    def check(self) -> None:
-        """Raises RunError unless values, positions and shape belong together."""
+    def check(self, name: str = "") -> None:
+        """Raises RunError, naming the layer, unless values, positions and shape belong together."""
         rows, width = self.shape
         right = tuple(self.positions.shape) == (rows, -(-width // 8))
         if right:
@@ -74,8 +74,8 @@ class PackedWeight:
             right = right and torch.equal(_positions(mask, self.form), self.positions)
         if not right:
             raise RunError(
-                f"A packed weight of {rows} × {width} does not hold together (its positions and its "
-                f"{self.values.numel()} values are not of each other): make or fetch the file anew."
+                f"The packed weight {name} of {rows} × {width} is damaged (its positions and its "
+                f"{self.values.numel()} values do not belong together): make or fetch the folder anew."
             )
 
 

@@ -1,0 +1,148 @@
+"""How transformers reads and writes packed folders: its extension points for quantised checkpoints.
+
+`import ressa` sees to it that this module is imported as soon as transformers' own quantizers are (`registration`).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ressa.errors import UsageError
+from ressa.runtime.linear import Mode, PackedLinear
+
+METHOD = "ressa"
+VERSION = 1
+# Where ressa is not imported, transformers stops at the first packed weight, whose shape is not the layer's, and
+# lists what it does not know. This name of an empty tensor is then the one line that says what to do.
+MARKER = "packed by ressa: `import ressa` before from_pretrained (pip install ressa)"
+
+
+@register_quantization_config(METHOD)
+class PackedConfig(QuantizationConfigMixin):
+    """`quantization_config` of a packed folder's config.json.
+
+    layers: module name → "2:4", or for a bitmask the number of kept weights. mode: how it is to be computed with
+    (`PackedLinear`); a matter of this machine, so it is not saved.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, str | int] | None = None,
+        version: int = VERSION,
+        mode: Mode = "auto",
+        **_: Any,
+    ) -> None:
+        if version != VERSION:
+            raise UsageError(
+                f"The folder is packed in version {version} of the format, and this ressa reads version {VERSION}: "
+                "install the ressa that it was packed with, or a newer one."
+            )
+        self.quant_method = METHOD  # type: ignore[assignment]  # transformers names only its own
+        self.version = version
+        self.layers = layers or {}
+        self.mode: Mode = mode
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": METHOD, "version": self.version, "layers": dict(self.layers)}
+
+
+@register_quantizer(METHOD)
+class PackedQuantizer(HfQuantizer):
+    """Puts a `PackedLinear` in the place of each packed layer before the weights are loaded."""
+
+    quantization_config: PackedConfig
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> Any:
+        for listed, packed in self.quantization_config.layers.items():
+            name = _find(model, listed)
+            if name is None:  # a part of the model is loaded alone
+                continue
+            linear = model.get_submodule(name)
+            if type(linear) is not nn.Linear:
+                raise UsageError(
+                    f"config.json says that {listed} is packed, but it is no linear layer of a "
+                    f"{type(model).__name__}: make config.json and weights agree."
+                )
+            layer = PackedLinear(
+                linear.in_features,
+                linear.out_features,
+                form="2:4" if packed == "2:4" else "bitmask",
+                kept=linear.weight.numel() // 2 if packed == "2:4" else int(packed),
+                bias=linear.bias is not None,
+                mode=self.quantization_config.mode,
+                device=linear.weight.device,
+                dtype=linear.weight.dtype,
+            )
+            model.set_submodule(name, layer)
+        ignored = list(model._keys_to_ignore_on_load_unexpected or ())
+        model._keys_to_ignore_on_load_unexpected = [*ignored, "^packed by ressa: "]
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        prepare_all(model)
+        return model
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        return {**model.state_dict(), MARKER: torch.empty(0, dtype=torch.uint8)}, {}
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        return unpack_all(model)
+
+    def is_serializable(self, **_: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """Name → layer of the packed linears of a model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
+    """Prepare every packed layer for the device it is on; mode: another one than the layers have.
+
+    Raises RunError for a layer whose parts do not belong together.
+    """
+
+    def prepare(named: tuple[str, PackedLinear]) -> None:
+        name, layer = named
+        if layer.weight.is_meta:  # its weights come with each call (accelerate's offloading)
+            return
+        if layer.prepared is None:
+            layer.packed().check(name)
+        layer.prepare(mode)
+
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        list(pool.map(prepare, packed_layers(model).items()))
+
+
+def unpack_all(model: nn.Module) -> nn.Module:
+    """Put a plain nn.Linear, bit for bit, in the place of every packed layer."""
+    for name, layer in packed_layers(model).items():
+        with torch.device("meta"):
+            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        linear.weight = nn.Parameter(layer.dense().detach())
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.detach())
+        model.set_submodule(name, linear.train(layer.training))
+    return model
+
+
+def _find(model: Any, listed: str) -> str | None:
+    """The name of a listed layer in this model: with or without the prefix that the base model has in another."""
+    prefix = f"{model.base_model_prefix}."
+    modules = dict(model.named_modules())
+    candidates = (listed, f"{prefix}{listed}", listed.removeprefix(prefix))
+    return next((name for name in candidates if name in modules), None)
