@@ -14,10 +14,13 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +37,6 @@ from ressa.files import fresh_directory, write_json
 from ressa.provenance import versions
 
 IGNORED = -100
-PROMPT, ANSWER, SENTENCE = 26, 6, 44  # token slots of a prompt, an answer and a caption, end token included
 ASKED, TOLD = 15, 5  # questions and captions kept a scene
 
 
@@ -66,13 +68,41 @@ SMOKE = Recipe(scenes=96, held=32, vision_steps=3, vision_batch=16, steps=4, bat
 # Data: every scene as pixels, patch names and token ids, in memory-mapped arrays
 
 
-def _describe(job: tuple[Path, str, int, int, int]) -> None:
+class Tokens(Protocol):
+    """What turns texts into ids; 0 is none of them, for it fills the slots."""
+
+    slots: tuple[int, int, int]
+    """Of a prompt, an answer and a caption, end token included."""
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Prompts as the language model reads them."""
+
+    def targets(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """Answers behind their prompts, end token included."""
+
+
+class WordTokens:
+    """Tokens of the embedded models: words."""
+
+    slots = (26, 6, 44)
+
+    def __init__(self) -> None:
+        self.tokenizer = build_tokenizer()
+        self.end = self.tokenizer.convert_tokens_to_ids(END)
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+
+    def targets(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        return [[*ids, self.end] for ids in self.prompts(targets)]
+
+
+def _describe(job: tuple[Path, str, int, int, int], tokens: Callable[[], Tokens]) -> None:
     """Draw scenes `first`..`last` of a split into the arrays of a folder."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has its own worker already
     folder, split, seed, first, last = job
     arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
-    tokenizer = build_tokenizer()
-    end = tokenizer.convert_tokens_to_ids(END)
+    made = tokens()
     kinds = list(KINDS)
     for index in range(first, last):
         scene = sample_scene(split, index, seed)
@@ -86,33 +116,38 @@ def _describe(job: tuple[Path, str, int, int, int]) -> None:
         )
         asked = questions(scene)[:ASKED]
         told = captions(scene)
-        texts = [QUESTION.format(q.text) for q in asked] + [q.answer for q in asked] + told
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        prompts = [QUESTION.format(q.text) for q in asked]
+        prompt_ids = made.prompts(prompts)
+        answer_ids = made.targets(prompts, [q.answer for q in asked])
+        caption_ids = made.targets([CAPTION] * len(told), told)
         arrays["asked"][index] = len(asked)
         for number, question in enumerate(asked):
-            _fill(arrays["prompts"][index, number], ids[number])
-            _fill(arrays["answers"][index, number], [*ids[len(asked) + number], end])
+            _fill(arrays["prompts"][index, number], prompt_ids[number])
+            _fill(arrays["answers"][index, number], answer_ids[number])
             arrays["kinds"][index, number] = kinds.index(question.kind)
-        for number in range(len(told)):
-            _fill(arrays["captions"][index, number], [*ids[2 * len(asked) + number], end])
+        for number, ids in enumerate(caption_ids):
+            _fill(arrays["captions"][index, number], ids)
 
 
 def _fill(row: np.ndarray, ids: list[int]) -> None:
     row[: len(ids)] = ids  # too long a text is an error here, not silently cut
 
 
-def draw(folder: Path, split: str, seed: int, count: int) -> dict[str, np.ndarray]:
+def draw(
+    folder: Path, split: str, seed: int, count: int, tokens: Callable[[], Tokens] = WordTokens
+) -> dict[str, np.ndarray]:
     """All scenes of a split as arrays, drawn on every core; made once, then read back."""
     if not folder.is_dir():
+        prompt, answer, sentence = tokens().slots
         shapes = {
             "pixels": ((3, CANVAS, CANVAS), np.uint8),
             "patches": (((CANVAS // PATCH) ** 2,), np.int16),
             "backdrop": ((), np.int16),
             "asked": ((), np.int16),
             "kinds": ((ASKED,), np.int8),
-            "prompts": ((ASKED, PROMPT), np.int16),
-            "answers": ((ASKED, ANSWER), np.int16),
-            "captions": ((TOLD, SENTENCE), np.int16),
+            "prompts": ((ASKED, prompt), np.uint16),
+            "answers": ((ASKED, answer), np.uint16),
+            "captions": ((TOLD, sentence), np.uint16),
         }
         with fresh_directory(folder) as work:
             for name, (shape, dtype) in shapes.items():
@@ -120,7 +155,7 @@ def draw(folder: Path, split: str, seed: int, count: int) -> dict[str, np.ndarra
             chunk = min(500, -(-count // 4))
             jobs = [(work, split, seed, first, min(first + chunk, count)) for first in range(0, count, chunk)]
             with ProcessPoolExecutor(min(16, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-                list(pool.map(_describe, jobs))
+                list(pool.map(partial(_describe, tokens=tokens), jobs))
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 
@@ -203,9 +238,9 @@ class InstructBlipTrainer(nn.Module):
         targets = _targets(answers.flatten(0, 1))
         caption_prompts = self.caption_prompt.expand(len(pixels), -1)
         caption_logits = self._read(seen, caption_prompts, told)
-        loss = _cross_entropy(logits, targets)
-        loss = loss + self.recipe.caption_weight * _cross_entropy(caption_logits, _targets(told))
-        return loss, _right(logits, targets).view(answers.shape[:2])
+        loss = cross_entropy(logits, targets)
+        loss = loss + self.recipe.caption_weight * cross_entropy(caption_logits, _targets(told))
+        return loss, right_answers(logits, targets).view(answers.shape[:2])
 
     def _read(self, seen: Tensor, prompts: Tensor, answers: Tensor) -> Tensor:
         model = self.model
@@ -240,9 +275,9 @@ class LlavaTrainer(nn.Module):
         """pixels (B, 3, H, W); prompts (B, Q, P); answers (B, Q, A); told (B, C)."""
         model = self.model
         features = model.model.multi_modal_projector(see(model, pixels)[:, 1:])
-        asked, asked_targets = _joined(prompts, answers)  # (B, Q, P + A)
+        asked, asked_targets = joined(prompts, answers)  # (B, Q, P + A)
         lead = self.caption_prompt.expand(len(pixels), 1, -1)
-        spoken, spoken_targets = _joined(lead, told[:, None])  # (B, 1, P' + C)
+        spoken, spoken_targets = joined(lead, told[:, None])  # (B, 1, P' + C)
         ids = torch.cat([asked.flatten(1), spoken.flatten(1)], 1)
         slots = [features.shape[1], *[asked.shape[2]] * asked.shape[1], spoken.shape[2]]
         segment = torch.cat([torch.full((n,), i, device=ids.device) for i, n in enumerate(slots)])
@@ -261,12 +296,12 @@ class LlavaTrainer(nn.Module):
         logits = model.lm_head(hidden)
         asked_logits, spoken_logits = logits.split([asked.flatten(1).shape[1], spoken.shape[2]], 1)
         asked_logits = asked_logits.unflatten(1, asked.shape[1:])
-        loss = _cross_entropy(asked_logits, asked_targets)
-        loss = loss + self.recipe.caption_weight * _cross_entropy(spoken_logits, spoken_targets[:, 0])
-        return loss, _right(asked_logits, asked_targets)
+        loss = cross_entropy(asked_logits, asked_targets)
+        loss = loss + self.recipe.caption_weight * cross_entropy(spoken_logits, spoken_targets[:, 0])
+        return loss, right_answers(asked_logits, asked_targets)
 
 
-def _joined(prompts: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+def joined(prompts: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
     """Prompt and answer without a gap, padded behind: ids (B, Q, P + A) and what each position is to predict next."""
     ids = torch.cat([prompts, answers], -1)
     is_answer = torch.cat([torch.zeros_like(prompts), torch.ones_like(answers)], -1).bool() & (ids != 0)
@@ -280,11 +315,11 @@ def _targets(answers: Tensor) -> Tensor:
     return torch.where(answers != 0, answers, IGNORED)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
 
 
-def _right(logits: Tensor, targets: Tensor) -> Tensor:
+def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
     """Whether every token of an answer is the most likely one (teacher-forced)."""
     return ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(-1)
 
@@ -325,11 +360,16 @@ class Run:
         self.started = time.time()
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
-        self.model, self.processor = build(name)
-        if hasattr(self.model, "qformer"):
-            start_t5(self.model.language_model)
+        self.model, self.processor = self.build(name)
         self.model.to(device).train()
         self.log = work / "log.jsonl"
+
+    def build(self, name: str) -> tuple[Any, Any]:
+        """The model before training, and its processor."""
+        model, processor = build(name)
+        if hasattr(model, "qformer"):
+            start_t5(model.language_model)
+        return model, processor
 
     def note(self, **values) -> None:
         line = json.dumps({"time": round(time.time() - self.started, 1), **values})

@@ -52,12 +52,16 @@ def test_shared_image_encoding_gives_the_loss_of_the_models_own_forward(script, 
     told = [captions(scene)[0] for scene in scenes]
     tokenizer = processor.tokenizer
     prompts = torch.stack(
-        [_rows([QUESTION.format(q.text) for q in qs], tokenizer, script.PROMPT) for qs in asked]
+        [_rows([QUESTION.format(q.text) for q in qs], tokenizer, script.WordTokens.slots[0]) for qs in asked]
     )
-    answers = torch.stack([_rows([q.answer for q in qs], tokenizer, script.ANSWER, end=True) for qs in asked])
+    answers = torch.stack(
+        [_rows([q.answer for q in qs], tokenizer, script.WordTokens.slots[1], end=True) for qs in asked]
+    )
     pixels = torch.stack([torch.from_numpy(render(scene).transpose(2, 0, 1).copy()) for scene in scenes])
     with torch.no_grad():
-        loss, _ = trainer(pixels, prompts, answers, _rows(told, tokenizer, script.SENTENCE, end=True))
+        loss, _ = trainer(
+            pixels, prompts, answers, _rows(told, tokenizer, script.WordTokens.slots[2], end=True)
+        )
 
     batcher = Batcher(processor, model.config)
     pictures = [Image.fromarray(render(scene)) for scene in scenes]
