@@ -35,7 +35,7 @@ from ressa.repairing import sparse_lora_layer
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
 from ressa.repairing.student import make_student
-from ressa.repairing.training import train
+from ressa.repairing.training import Samples, train
 from ressa.repairing.weights import mask_weights, weight_of
 from ressa.sparsity.mask import unpack_mask
 from ressa.sparsity.pattern import parse_pattern
@@ -221,7 +221,7 @@ def measure(
         teacher = student
     del masks
     loader = OneBatch(batch, shape.encoder_decoder, device)
-    samples: list[Any] = [None] * (shape.batch * (steps + WARM_UP))
+    samples = Samples([None] * (shape.batch * (steps + WARM_UP)))  # type: ignore[list-item]
     forms: Callable[[], Any] = naive_layers if form == "naive SparseLoRA" else nullcontext
     with forms(), lean_forward(model):
         curve = train(student, teacher, anatomy, samples, loader, config)  # type: ignore[arg-type]

@@ -328,6 +328,8 @@ def _quiet() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if not is_first():
+        return
     sentence, *table = str(message).splitlines()
     print(f"Warning: {sentence}", *table, sep="\n  ", file=sys.stderr, flush=True)
 

@@ -11,6 +11,7 @@ import transformers as hf
 from PIL import Image
 
 from ressa.data import Batcher, DatasetFolder
+from ressa.data.sample import image_key
 from ressa.errors import UsageError
 from ressa.evaluation import TASKS, evaluate, generation
 from ressa.evaluation.metrics import cider
@@ -143,7 +144,7 @@ def test_tiles_of_one_image_are_not_taken_for_copies_of_it(folder):
     noisy = [dataclasses.replace(s, image=noisy[index // 2 * 2].image) for index, s in enumerate(noisy)]
     inputs = batcher.generation(noisy)
     with torch.inference_mode(), shared_vision(model) as sharing:
-        sharing.show([generation.image_key(sample) for sample in noisy])
+        sharing.show([image_key(sample) for sample in noisy])
         shared = model(**inputs).logits
     with torch.inference_mode():
         plain = model(**inputs).logits

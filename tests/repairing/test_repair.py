@@ -301,8 +301,6 @@ def test_wrong_use_is_one_sentence():
         repair(pruned, masks, other, samples(4), config)
     with pytest.raises(ValueError, match="no rank"):
         RepairConfig(ranks={"vision": 4})
-    with pytest.raises(ValueError, match="above learning_rate"):
-        RepairConfig(learning_rate=1e-6)
 
 
 def test_merged_adapters_cannot_be_bypassed():
@@ -311,3 +309,45 @@ def test_merged_adapters_cannot_be_bypassed():
     model.merge_adapter()
     with pytest.raises(UsageError, match="unmerge"), dense_teacher(model):
         pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"learning_rates": {"vision": -1.0}},
+        {"learning_rates": {"vision": float("inf")}},
+        {"epochs": float("inf")},
+        {"epochs": 1e9},
+        {"reconstruct_epochs": 10**9},
+        {"reconstruct_rate": float("inf")},
+        {"alpha": float("nan")},
+        {"seed": 2**32},
+        {"ranks": {"vision": -1, "connector": 2, "language": 2}},
+        {"steps": 0},
+    ],
+)
+def test_numbers_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=r"greater|less|finite"):
+        RepairConfig(**options)
+
+
+def test_the_floor_of_the_cosine_follows_a_lower_rate():
+    assert RepairConfig(learning_rate=5e-6).last_share == 1
+    assert RepairConfig(learning_rate=1e-4).last_share == pytest.approx(0.1)
+
+
+def test_a_rank_above_every_layers_size_is_refused_before_anything_is_done():
+    pruned, masks, dense = pruned_pair()
+    config = RepairConfig(ranks={"vision": 4, "connector": 2, "language": 100_000}, **FAST)
+    with pytest.raises(UsageError, match="language tower has: give it at most 32"):
+        repair(pruned, masks, dense, samples(4), config)
+
+
+def test_a_dense_model_that_is_not_the_one_pruned_is_told():
+    pruned, masks, dense = pruned_pair("llava")
+    with torch.no_grad():
+        dense.model.get_input_embeddings().weight.add_(1)
+    with pytest.warns(UserWarning, match="embed_tokens.weight is not the pruned model's"):
+        repair(pruned, masks, dense, samples(4), RepairConfig(warm_start=True, reconstruct_epochs=1, **FAST))

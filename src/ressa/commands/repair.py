@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
 from ressa.commands.inputs import draw_samples, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
+from ressa.errors import UsageError
 from ressa.fast_dtype import in_fast_dtype
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
@@ -15,6 +17,7 @@ from ressa.repairing import repair
 from ressa.repairing.training import training_device
 from ressa.report import manifest_table
 from ressa.sparsity import PackedMasks
+from ressa.warned import recorded
 
 
 def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
@@ -31,13 +34,17 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     device = training_device(config)
     samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     masks = read_masks(recipe.model)
+    if odd := sorted(set(masks) ^ set(pruned.plan)):
+        raise UsageError(
+            f"The masks of {recipe.model} are not those of its plan ({odd[0]} is in only one of them): prune again."
+        )
     dtype = find_dtype(recipe.dtype)
     vlm = load(recipe.model, dtype=dtype)
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
     with work_folder(recipe.output, identity, force=force) as work:
         meet(device)  # before anyone looks into the work folder
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
-        with in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:
+        with recorded() as said, in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
@@ -45,6 +52,8 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             "trained": result.trained,
             "teacher": result.teacher,
             "sparsity": result.sparsity,
+            "held_back": result.held_back,
+            "warnings": said,
             "history": result.history,
         }
         if not config.keeps_zeros:
@@ -68,10 +77,24 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
 
 def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
     data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
-    lines = [line]
+    lines = [*_held_back(data["training"].get("held_back")), line]
     if not recipe.config().keeps_zeros:
         before, after = data["training"]["sparsity"]
         lines.append(
             f"Merging plain LoRA filled the zeros: {before:.1%} of the pruned layers before, {after:.1%} now."
         )
     return Outcome(data, [manifest_table(data, f"{Path(recipe.model).name}, repaired")], lines)
+
+
+def _held_back(report: dict[str, Any] | None) -> list[str]:
+    """What a person reads of the samples held back: a line a model, or why there is none."""
+    if not report:
+        return [
+            "There were too few samples to hold any back, so evaluate the result to know what repair did."
+        ]
+    said = [
+        f"{name}: loss {found['loss']:.3f}, answers right {found['answers']:.1f} %"
+        for name in ("dense", "pruned", "repaired")
+        if (found := report.get(name))
+    ]
+    return [f"On {report['samples']} samples held back: {'; '.join(said)}."] if said else []

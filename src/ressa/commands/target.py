@@ -45,9 +45,10 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
 def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
     """The hidden folder beside `output` in which an interrupted run leaves what it has done.
 
-    It is emptied first if it was begun with another identity, or on `force`. It goes when the block ends, and
-    on wrong usage; after an interruption or a failure it stays for the next run. Of several processes the first
-    does all of this.
+    It is emptied first if it was begun with another identity, or on `force`. It goes when the block ends. After an
+    interruption or any error, wrong usage too, it stays for the next run if anything was done in it: a sample
+    that cannot be read is mended, and hours of training are not done again. Of several processes the first does
+    all of this.
     """
     folder = output.with_name(f".{output.name}.partial")
     if not is_first():
@@ -61,6 +62,7 @@ def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Itera
     try:
         yield folder
     except UsageError:
-        shutil.rmtree(folder)
+        if not any(path.is_file() and path != note for path in folder.rglob("*")):
+            shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The data a task hands to a model: one image, one prompt, and what may be known of the answer."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +43,8 @@ class CaptionedImage(Sample):
 
     captions: tuple[str, ...] = ()
     objects: tuple[tuple[str, ...], ...] = ()
+
+
+def image_key(sample: Sample) -> Hashable:
+    """Equal for samples of the same image: its path, or which PIL image it is."""
+    return sample.image if not hasattr(sample.image, "getpixel") else id(sample.image)

@@ -10,9 +10,9 @@ import torch
 
 from ressa.data import Batcher, CaptionedImage, DatasetFolder, Question, Sample
 from ressa.data.prompts import CAPTION, QUESTION
+from ressa.data.sample import image_key
 from ressa.errors import UsageError
 from ressa.evaluation.caption import describe_images
-from ressa.evaluation.generation import image_key
 from ressa.evaluation.retrieval import retrieve
 from ressa.evaluation.vqa import answer_questions
 from ressa.provenance import fingerprint, versions

@@ -1,12 +1,13 @@
 """Asking a model: prompts in, generated text out."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ressa.data import Batcher, Sample
+from ressa.data.sample import image_key
 from ressa.errors import UsageError
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
@@ -56,8 +57,3 @@ def on_model(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
         for key, value in batch.items()
     }
-
-
-def image_key(sample: Sample) -> Hashable:
-    """Equal for samples of the same image: its path, or which PIL image it is."""
-    return sample.image if not hasattr(sample.image, "getpixel") else id(sample.image)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ressa.data import Sample
 from ressa.data.images import ImageCache
 from ressa.data.remembering import with_memory
-from ressa.evaluation.generation import image_key, on_model
+from ressa.data.sample import image_key
+from ressa.evaluation.generation import on_model
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
 

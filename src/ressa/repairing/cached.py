@@ -13,13 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ressa.data.batcher import Batcher
+from ressa.data.ending import Ending
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from ressa.files import fresh_directory, write_json
 from ressa.progress import track
 from ressa.provenance import fingerprint
-from ressa.repairing.forward import lean_forward, logits_of
+from ressa.repairing.ending import settled_batcher
+from ressa.repairing.forward import Forward, lean_forward, logits_of
 from ressa.repairing.losses import IGNORED, align
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class CachedLogits:
         record = json.loads((self.folder / _RECORD).read_text())
         self.temperature: float = record["temperature"]
         self.samples: str = record["samples"]
+        self.end = (
+            Ending(tuple(record["end"]["ids"]), record["end"]["text"], "as cached") if record["end"] else None
+        )
         self._file = safe_open(self.folder / _LOGITS, "pt")
         self._starts: list[int] = self._file.get_tensor("starts").tolist()
 
@@ -80,8 +84,8 @@ def cache_logits(
 
     Give `repair` the same samples in the same order, and the result in the place of the dense model.
     """
-    batcher = Batcher(dense.processor, dense.model.config)
     home = next(dense.model.parameters())
+    batcher = settled_batcher(dense, dense.model, samples, Forward(home.device))
     values, ids, counts = [], [], []
     starts = range(0, len(samples), batch_size)
     with lean_forward(dense.model):
@@ -104,7 +108,8 @@ def cache_logits(
     with fresh_directory(folder) as work:
         tables = {"log_probabilities": torch.cat(values), "ids": torch.cat(ids), "starts": ends}
         save_file(tables, work / _LOGITS)
-        record = {"samples": _fingerprint(samples), "temperature": temperature, "k": k}
+        end = batcher.text.end and {"ids": batcher.text.end.ids, "text": batcher.text.end.text}
+        record = {"samples": _fingerprint(samples), "temperature": temperature, "k": k, "end": end}
         write_json(work / _RECORD, record)
     return CachedLogits(folder)
 

@@ -4,10 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Above0 = Annotated[float, Field(gt=0)]
-From0 = Annotated[float, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+From0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_EPOCHS = 10_000
 Tower = Literal["vision", "connector", "language"]
 Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "reconstruct"]
 
@@ -29,7 +30,7 @@ class RepairConfig(BaseModel):
 
     method: Method = "sparse_lora"
     tune: tuple[Tower, ...] = ("vision", "connector", "language")
-    ranks: dict[Tower, int] = {"vision": 4, "connector": 2, "language": 8}
+    ranks: dict[Tower, Count] = {"vision": 4, "connector": 2, "language": 8}
     alpha: Above0 = 16.0
 
     objective: Literal["task", "kd", "both"] = "both"
@@ -41,17 +42,17 @@ class RepairConfig(BaseModel):
 
     warm_start: bool = False
     reconstruct_samples: Positive = 1024  # the first of the samples
-    reconstruct_epochs: Positive = 10  # passes of each block over them
+    reconstruct_epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 10  # passes of each block over them
     reconstruct_batch_size: Positive = 32  # whatever the number of processes, each of which does all of it
     reconstruct_rate: Above0 = 1e-3
 
     learning_rate: Above0 = 1e-4
-    learning_rates: dict[Tower, float] = {}  # of single towers
-    min_learning_rate: From0 = 1e-5  # at the end of the cosine; a tower's own rate ends in proportion
+    learning_rates: dict[Tower, Above0] = {}  # of single towers
+    min_learning_rate: From0 = 1e-5  # at the cosine's end, if lower; a tower's own rate ends in proportion
     warmup_steps: Count = 0
     weight_decay: From0 = 0.0
     max_grad_norm: From0 = 1.0  # 0: no clipping
-    epochs: Above0 = 1.0
+    epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] = 1.0
     steps: Positive | None = None  # when given, decides instead of epochs
     batch_size: Positive = 16  # of one process and one forward pass
     gradient_accumulation: Positive = 1
@@ -60,15 +61,14 @@ class RepairConfig(BaseModel):
     gradient_checkpointing: bool = False
     workers: Count = 0  # processes that load and encode the samples
     checkpoints: Count = 20  # how many times progress is saved when there is a work folder
-    seed: Count = 0
+    held_back: Count = 64  # samples that are not trained on but looked at before and after; at most a tenth
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.tune:
             raise ValueError("no tower to tune: name at least one of vision, connector, language")
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError("min_learning_rate is above learning_rate")
         untuned = [tower for tower in self.tune if not self.rank(tower)]
         if untuned and self.method in ("sparse_lora", "lora", "lora_remask"):
             raise ValueError(f"tower {untuned[0]} is tuned but has no rank: give it one in ranks")
@@ -77,6 +77,11 @@ class RepairConfig(BaseModel):
     def rank(self, tower: str) -> int:
         """The LoRA rank of a tower's layers."""
         return {str(name): rank for name, rank in self.ranks.items()}.get(tower, 0)
+
+    @property
+    def last_share(self) -> float:
+        """The learning rate at the end of its cosine, as a share of that at the start."""
+        return min(1.0, self.min_learning_rate / self.learning_rate)
 
     @property
     def task_weight(self) -> float:

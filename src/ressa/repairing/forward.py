@@ -1,9 +1,12 @@
 """How repair runs a model: without what training does not need, and with what the losses read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -112,3 +115,38 @@ def lean_forward(model: nn.Module) -> Iterator[None]:
                 del part._loss_function
             else:
                 part._loss_function = own
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Runs whole models as they are where a repair computes. bf16: under autocast to bfloat16, as in training."""
+
+    device: torch.device
+    bf16: bool = False
+
+    @contextmanager
+    def of(self, model: nn.Module) -> Iterator[Callable[[Mapping[str, Tensor]], Any]]:
+        """Within this context a copy of the model's weights is on the device; what it yields runs it on a batch of
+        inputs, in evaluation mode, and returns its output."""
+        training = model.training
+        before = [(tensor, tensor.data) for tensor in chain(model.parameters(), model.buffers())]
+        dtype = next(model.parameters()).dtype
+
+        def run(batch: Mapping[str, Tensor]) -> Any:
+            inputs = {
+                name: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
+                for name, value in batch.items()
+            }
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                return model(**inputs)
+
+        try:
+            for tensor, data in before:
+                tensor.data = data.to(self.device)
+            model.eval()
+            with lean_forward(model):
+                yield run
+        finally:
+            for tensor, data in before:
+                tensor.data = data
+            model.train(training)

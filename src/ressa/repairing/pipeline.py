@@ -13,15 +13,27 @@ from ressa.anatomy import Anatomy, find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
+from ressa.fast_dtype import means_bf16
 from ressa.provenance import fingerprint
 from ressa.repairing.cached import CachedLogits
+from ressa.repairing.checkpoints import claim
 from ressa.repairing.config import RepairConfig
-from ressa.repairing.forward import lean_forward
+from ressa.repairing.ending import settled_batcher
+from ressa.repairing.forward import Forward, lean_forward
+from ressa.repairing.held_back import HeldBack, hold_back
 from ressa.repairing.reconstruction import reconstruct
-from ressa.repairing.student import discard_student, finish_student, make_student
+from ressa.repairing.student import check_ranks, discard_student, finish_student, make_student
 from ressa.repairing.teacher import teacher_form
-from ressa.repairing.training import claim, train, training_device
-from ressa.repairing.weights import DenseWeights, Masks, adopt_dense_weights, check_masks, restored, sparsity
+from ressa.repairing.training import Samples, train, training_device
+from ressa.repairing.weights import (
+    DenseWeights,
+    Masks,
+    adopt_dense_weights,
+    check_dense,
+    check_masks,
+    restored,
+    sparsity,
+)
 from ressa.sparsity.mask import pack_mask
 
 if TYPE_CHECKING:
@@ -35,7 +47,8 @@ class RepairResult:
     vlm: the repaired model, of plain layers. history: one entry a step with loss, task_loss, kd_loss,
     learning_rate, grad_norm. trained: number of trainable parameters. sparsity: share of zeros of the masked
     layers, before and after. teacher: "shared", "separate", "cached" or "none". blocks: what reconstruction did, one
-    entry a block with its error before and after (`loss`).
+    entry a block with its error before and after (`loss`). held_back: scores of the dense, the pruned and the
+    repaired model on samples that were not trained on (`HeldBack.report`), empty where samples were too few.
     """
 
     vlm: "Vlm"
@@ -45,6 +58,7 @@ class RepairResult:
     sparsity: tuple[float, float]
     teacher: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    held_back: dict[str, Any] = field(default_factory=dict)
 
 
 def repair(
@@ -80,22 +94,38 @@ def repair(
     model: nn.Module = pruned.model
     check_masks(model, masks)
     anatomy = find_anatomy(model)
-    batcher = Batcher(pruned.processor, pruned.model.config)
+    check_ranks(model, anatomy, config)
     weights = dense if dense is None or isinstance(dense, Mapping | CachedLogits) else dense.model
+    if isinstance(weights, nn.Module | Mapping):
+        check_dense(model, weights, set(anatomy.linears()))
     form = teacher_form(model, masks, weights, config)
+    if isinstance(weights, CachedLogits):
+        weights.check(samples, config.temperature)
     if work_dir is not None:
         claim(work_dir, _identity(masks, samples, config, form))
     before = sparsity(model, masks)
     blocks: list[dict[str, Any]] = []
     history: list[dict[str, float]] = []
     trained = 0
+    held = set(hold_back(samples, config.held_back, config.seed))
+    numbers = [number for number in range(len(samples)) if number not in held]
+    kept = [samples[number] for number in numbers]
+    device = training_device(config)
+    forward = Forward(device, means_bf16(config.precision, device))
     with restored(model):
+        judge = weights if isinstance(weights, nn.Module) else model
+        batcher = _batcher(pruned, judge, weights, kept, forward)
+        tested = HeldBack(
+            [samples[number] for number in sorted(held)], kept, batcher, forward, config.batch_size
+        )
+        if isinstance(weights, nn.Module):
+            tested.examine("dense", weights)
+        tested.examine("pruned", model)
         set_seed(config.seed)
         if config.reconstructs:
-            part = samples[: config.reconstruct_samples]
+            part = kept[: config.reconstruct_samples]
             size = config.reconstruct_batch_size
             batches = [batcher.training(part[i : i + size]) for i in range(0, len(part), size)]
-            device = training_device(config)
             blocks = reconstruct(
                 model,
                 cast(nn.Module, weights),
@@ -109,8 +139,17 @@ def repair(
         if config.method != "reconstruct":
             teacher = None if form == "none" else weights
             history, trained = _train(
-                model, masks, anatomy, samples, batcher, config, work_dir, teacher, form == "shared"
+                model,
+                masks,
+                anatomy,
+                Samples(samples, numbers),
+                batcher,
+                config,
+                work_dir,
+                teacher,
+                form == "shared",
             )
+        tested.examine("repaired", model)
     if config.keeps_zeros:
         check_masks(model, masks, error=RunError)
     return RepairResult(
@@ -121,14 +160,29 @@ def repair(
         sparsity=(before, sparsity(model, masks)),
         teacher=form,
         blocks=blocks,
+        held_back=tested.report,
     )
+
+
+def _batcher(
+    vlm: "Vlm",
+    judge: nn.Module,
+    teacher: DenseWeights | CachedLogits | None,
+    samples: Sequence[Sample],
+    forward: Forward,
+) -> Batcher:
+    """What makes batches of samples whose targets end as the dense model's answers do."""
+    if isinstance(teacher, CachedLogits):
+        generation = getattr(vlm.model, "generation_config", None)
+        return Batcher(vlm.processor, vlm.model.config, generation, end=teacher.end)
+    return settled_batcher(vlm, judge, samples, forward)
 
 
 def _train(
     model: nn.Module,
     masks: Masks,
     anatomy: Anatomy,
-    samples: Sequence[Sample],
+    samples: Samples,
     batcher: Batcher,
     config: RepairConfig,
     work_dir: Path | None,

@@ -6,7 +6,6 @@ transformer block; its inputs come from the repaired blocks before it, its targe
 same samples.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -25,9 +24,11 @@ from ressa.errors import RunError
 from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
+from ressa.repairing.checkpoints import RECONSTRUCTION, checksum, read_json
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.masked_linear import apply_masks, bake_masks
 from ressa.repairing.weights import Masks, restored, weight_of
+from ressa.warned import warn
 
 Batch = Mapping[str, Tensor]
 
@@ -63,7 +64,7 @@ def reconstruct(
         bar = stack.enter_context(progress.bar("Reconstructing blocks", number_of_turns))
         for number, (turn, wanted) in enumerate(zip(ours, theirs, strict=True)):
             layers = [name for name in turn.step.block.linears if name in tuned]
-            done = work_dir / "reconstruction" / str(number) if work_dir else None
+            done = work_dir / RECONSTRUCTION / str(number) if work_dir else None
             entry = _resume(model, done)
             if entry is None:
                 examples = _examples(turn, wanted, batches)
@@ -159,19 +160,24 @@ def _examples(turn: Turn, wanted: Turn, batches: Sequence[Batch]) -> list[Exampl
 
 
 def _keep(model: nn.Module, layers: Sequence[str], path: Path | None, entry: dict[str, Any]) -> None:
-    """Save what a block has become; the JSON file comes last and says that the weights are complete."""
+    """Save what a block has become; the JSON file comes last, seals the weights and so says that they are complete."""
     if path is not None and is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: weight_of(model, name).detach().contiguous() for name in layers}
-        save_file(weights, path.with_suffix(".safetensors"))
-        write_json(path.with_suffix(".json"), entry)
+        file = path.with_suffix(".safetensors")
+        save_file(weights, file)
+        write_json(path.with_suffix(".json"), {"entry": entry, "weights": checksum(file)})
 
 
 def _resume(model: nn.Module, path: Path | None) -> dict[str, Any] | None:
-    """Give a block the weights that an earlier run found, and return its entry; None if there are none."""
+    """Give a block the weights that an earlier run found, if they are whole, and return its entry; else None."""
     if path is None or not path.with_suffix(".json").is_file():
         return None
-    for name, saved in load_file(path.with_suffix(".safetensors")).items():
+    file, kept = path.with_suffix(".safetensors"), read_json(path.with_suffix(".json"))
+    if not isinstance(kept, dict) or checksum(file) != kept.get("weights"):
+        warn(f"What {file} holds of a reconstructed block is damaged: the block is reconstructed again.")
+        return None
+    for name, saved in load_file(file).items():
         weight = weight_of(model, name)
         weight.data = saved.to(weight.device, weight.dtype)
-    return json.loads(path.with_suffix(".json").read_text())
+    return kept["entry"]

@@ -14,6 +14,20 @@ from ressa.repairing.sparse_lora import SparseLoraConfig
 from ressa.repairing.weights import Masks, mask_weights, weight_of
 
 
+def check_ranks(model: nn.Module, anatomy: Anatomy, config: RepairConfig) -> None:
+    """Raises UsageError for a rank that no layer of its tower has: it would cost memory and learn nothing."""
+    if config.method not in ("sparse_lora", "lora", "lora_remask"):
+        return
+    for tower in config.tune:
+        layers = anatomy.linears(tower) if tower in anatomy.towers else ()
+        most = max((min(weight_of(model, name).shape) for name in layers), default=config.rank(tower))
+        if config.rank(tower) > most:
+            raise UsageError(
+                f"A rank of {config.rank(tower)} is more than any layer of the {tower} tower has: "
+                f"give it at most {most}."
+            )
+
+
 def make_student(
     model: nn.Module, masks: Masks, anatomy: Anatomy, config: RepairConfig, *, dense_weights: bool
 ) -> nn.Module:

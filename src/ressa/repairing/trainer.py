@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ressa.errors import RunError, UsageError
 from ressa.repairing.cached import CachedLogits
+from ressa.repairing.checkpoints import seal
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import logits_of, recorded_outputs
 from ressa.repairing.losses import (
@@ -204,6 +206,13 @@ class RepairTrainer(Trainer):
         gather_trained(self.student, self.network)
         if self.args.should_save:
             self._save(output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:  # each process writes the state of its random numbers
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A PeftModel saves its adapters; of any other network the trained parameters are enough."""

@@ -1,9 +1,7 @@
 """One training run of a repair: its data, arguments, progress and checkpoints."""
 
-import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ from ressa.data.sample import Sample
 from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.fast_dtype import means_bf16
-from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repairing.cached import CachedLogits
+from ressa.repairing.checkpoints import last_checkpoint
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import eager_attention, lean_forward, walked_once
 from ressa.repairing.sharded import choose_shards, gather_trained, make_twin
@@ -33,16 +31,17 @@ from ressa.repairing.weights import restored
 
 
 class Samples(Dataset):
-    """Samples with their numbers, as the Trainer wants them."""
+    """Some of the samples, all if none are named, with their numbers, as the Trainer wants them."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self.samples = list(samples)
+    def __init__(self, samples: Sequence[Sample], numbers: Sequence[int] | None = None) -> None:
+        self.samples = samples
+        self.numbers = range(len(samples)) if numbers is None else numbers
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> tuple[int, Sample]:
-        return index, self.samples[index]
+        return self.numbers[index], self.samples[self.numbers[index]]
 
 
 class Collator:
@@ -63,7 +62,7 @@ def train(
     student: nn.Module,
     teacher: nn.Module | CachedLogits | None,
     anatomy: Anatomy,
-    samples: Sequence[Sample],
+    samples: Samples,
     batcher: Batcher,
     config: RepairConfig,
     *,
@@ -71,7 +70,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the student's trainable parameters and return the loss curve, one entry a step.
 
-    teacher: the student itself (masks bypassed), a dense model, its logits on disk, or None.
+    teacher: the student itself (masks bypassed), a dense model, its logits on disk (by the samples' numbers), or None.
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
     with ExitStack() as stack:
@@ -81,15 +80,13 @@ def train(
         bf16 = means_bf16(config.precision, training_device(config))
         cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
-        if cache is not None:
-            cache.check(samples, config.temperature)
         chains = list(anatomy.chains("language"))
         decoders = [chain for chain in chains if chain.reads_labels] or chains
         trainer = RepairTrainer(
             student,  # type: ignore[arg-type]
             arguments,
             data_collator=Collator(batcher, numbered=cache is not None),
-            train_dataset=Samples(samples),
+            train_dataset=samples,
             config=config,
             shift=not batcher.encoder_decoder,
             cache=cache,
@@ -140,7 +137,7 @@ def training_arguments(
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate / config.learning_rate},
+        lr_scheduler_kwargs={"min_lr_rate": config.last_share},
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -187,30 +184,6 @@ def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
         return config.steps
     batches = -(-samples // (config.batch_size * processes))
     return max(1, round(config.epochs * -(-batches // config.gradient_accumulation)))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a work folder; unfinished ones are removed.
-
-    The Trainer writes trainer_state.json last: a folder without a readable one was cut short.
-    """
-    complete: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-            complete.append((int(step), path))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(path, ignore_errors=True)
-    return max(complete)[1] if complete else None
-
-
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Take a work folder for a run. Raises UsageError if it belongs to a run with another identity."""
-    record = folder / "repair.json"
-    if record.is_file() and json.loads(record.read_text()) != identity:
-        raise UsageError(f"{folder} holds a repair with other settings or data: choose another work folder.")
-    if is_first():
-        write_json(record, identity)
 
 
 def _learning_rates(student: nn.Module, anatomy: Anatomy, config: RepairConfig) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What a repair does to a model's weights around the training: sharing, masking, checking, putting back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import cast
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ressa.errors import RunError, UsageError
+from ressa.warned import warn
 
 Masks = Mapping[str, Tensor]  # layer name → bool (out, in), True = kept
 DenseWeights = nn.Module | Mapping[str, Tensor]  # the dense model, or its parameters by name
@@ -23,14 +24,9 @@ def differing_weight(model: nn.Module, masks: Masks, dense: DenseWeights) -> str
     """The first parameter, by name, in which the pruned model differs from the dense one beyond its masks.
 
     None means that W_pruned = W_dense⊙M everywhere, so that one copy of the dense weights serves both.
-    Raises UsageError if `dense` is another model.
     """
     theirs = _tensors(dense)
     for name, parameter in model.named_parameters():
-        if name not in theirs or theirs[name].shape != parameter.shape:
-            raise UsageError(
-                f"The dense model has no {name} of the same shape: give the model that was pruned."
-            )
         ours = parameter.detach()
         other = theirs[name].detach().to(ours.device, ours.dtype)
         mask = masks.get(name.removesuffix(".weight"))
@@ -39,6 +35,28 @@ def differing_weight(model: nn.Module, masks: Masks, dense: DenseWeights) -> str
         if not torch.equal(ours, other):
             return name
     return None
+
+
+def check_dense(model: nn.Module, dense: DenseWeights, pruned: Collection[str]) -> None:
+    """Raises UsageError if `dense` is a model of another shape, and warns if it is another one of the same shape.
+
+    pruned: the layers that pruning or a repair may have changed; all else must be the same.
+    """
+    theirs, other = _tensors(dense), None
+    for name, parameter in model.named_parameters():
+        if name not in theirs or theirs[name].shape != parameter.shape:
+            raise UsageError(
+                f"The dense model has no {name} of the same shape: give the model that was pruned."
+            )
+        if other is None and name.rpartition(".")[0] not in pruned:
+            ours = parameter.detach()
+            if not torch.equal(ours, theirs[name].detach().to(ours.device, ours.dtype)):
+                other = name
+    if other is not None:
+        warn(
+            f"The dense model's {other} is not the pruned model's, though pruning does not touch it: make sure that "
+            "the dense model is the one that was pruned."
+        )
 
 
 def adopt_dense_weights(model: nn.Module, masks: Masks, dense: DenseWeights) -> None:

@@ -1,0 +1,181 @@
+"""Samples that no repair trains on, to say what it did: loss and right answers of the dense, the pruned and the
+repaired model on them."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ressa.data.batcher import Batcher
+from ressa.data.sample import Sample, image_key
+from ressa.repairing.forward import Forward, logits_of
+from ressa.repairing.losses import IGNORED, align
+from ressa.warned import warn
+
+SHARE = 10  # at most one sample in so many is held back
+LEAST = 8  # fewer tell nothing
+COUNTED = 2000  # targets whose tokens are counted
+
+
+def hold_back(samples: Sequence[Sample], most: int, seed: int) -> list[int]:
+    """The numbers of the samples to hold back, in order: at most `most`, and at most a tenth of all.
+
+    All samples of an image are held back together, so that nothing of what is seen there is trained on. Where that
+    leaves fewer than 8, none are.
+    """
+    quota = min(most, len(samples) // SHARE)
+    groups: dict[Any, list[int]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(image_key(sample), []).append(number)
+    held: list[int] = []
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    for group in order:
+        if len(held) == quota:
+            break
+        if len(held) + len(group) <= quota:
+            held += group
+    return sorted(held) if len(held) >= LEAST else []
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How one model does on the samples held back; float32 (samples,) each.
+
+    losses: Σ −log p over a target's tokens, its end included. tokens: how many they are. right: how many of them
+    are the likeliest. Greedy decoding gives exactly the target where all of them are, and only there.
+    """
+
+    losses: Tensor
+    tokens: Tensor
+    right: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean −log p of a token, in nats."""
+        return float(self.losses.sum() / self.tokens.sum())
+
+    @property
+    def answers(self) -> Tensor:
+        """Which targets greedy decoding would give, the end included: 1 or 0."""
+        return (self.right == self.tokens).float()
+
+    def scores(self) -> dict[str, float]:
+        """loss in nats a token; tokens and answers: how many are right, in per cent."""
+        tokens = float(self.right.sum() / self.tokens.sum())
+        return {
+            "loss": round(self.loss, 4),
+            "tokens": round(100 * tokens, 1),
+            "answers": round(100 * float(self.answers.mean()), 1),
+        }
+
+
+class HeldBack:
+    """The samples held back, and what is found on them.
+
+    report: JSON-able; how many `samples`, `by_frequency` (see `loss_by_frequency`), and by the name of each model
+    that was examined its scores. Empty where there were too few samples to hold any back.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        others: Sequence[Sample],
+        batcher: Batcher,
+        forward: Forward,
+        batch_size: int,
+    ) -> None:
+        """others: the samples that are trained on. batch_size: of a forward pass."""
+        self.samples = list(samples)
+        self.batcher = batcher
+        self.forward = forward
+        self.batch_size = batch_size
+        self.found: dict[str, Examination] = {}
+        self.report: dict[str, Any] = {}
+        if samples:
+            by_frequency = round(loss_by_frequency(batcher, others, samples), 4)
+            self.report = {"samples": len(samples), "by_frequency": by_frequency}
+
+    def examine(self, name: str, model: nn.Module) -> None:
+        """Have the `dense`, `pruned` or `repaired` model tried on them; warns of what is wrong with it."""
+        if not self.samples:
+            return
+        try:
+            found = examine(model, self.batcher, self.samples, self.forward, self.batch_size)
+        except torch.OutOfMemoryError:
+            self.samples = []
+            warn(
+                f"The {name} model does not fit on {self.forward.device} as a whole, so that nothing is known of what "
+                "repair does to samples that it does not train on: evaluate the result."
+            )
+            return
+        self.found[name] = found
+        self.report[name] = found.scores()
+        if name == "dense":
+            warn_of_dense(found, self.report["by_frequency"])
+        elif name == "repaired" and "pruned" in self.found:
+            warn_of_repaired(self.found["pruned"], found)
+
+
+@torch.no_grad()
+def examine(
+    model: nn.Module, batcher: Batcher, samples: Sequence[Sample], forward: Forward, batch_size: int
+) -> Examination:
+    """Forward passes over the samples, without gradients, where repair computes."""
+    losses, tokens, right = [], [], []
+    with forward.of(model) as run:
+        for start in range(0, len(samples), batch_size):
+            batch = batcher.training(samples[start : start + batch_size])
+            logits = logits_of(run(batch))
+            rows, targets = align(
+                logits, batch["labels"].to(logits.device), shift=not batcher.encoder_decoder
+            )
+            count = len(batch["labels"])
+            supervised = (targets != IGNORED).view(count, -1)
+            loss = F.cross_entropy(rows.float(), targets, ignore_index=IGNORED, reduction="none")
+            losses.append(loss.view(count, -1).sum(1).cpu())
+            tokens.append(supervised.sum(1).float().cpu())
+            right.append(((rows.argmax(-1) == targets).view(count, -1) & supervised).sum(1).float().cpu())
+    return Examination(torch.cat(losses), torch.cat(tokens), torch.cat(right))
+
+
+def loss_by_frequency(batcher: Batcher, known: Sequence[Sample], asked: Sequence[Sample]) -> float:
+    """What a model would lose, in nats a token, that looks at neither image nor prompt nor earlier tokens: it knows
+    only how often each token occurs in the targets of `known`; Laplace's rule for those that it has not seen."""
+    counts = Counter(token for row in batcher.targets(known[:COUNTED]) for token in row.tolist())
+    total, kinds = sum(counts.values()), len(counts) + 1
+    tokens = [token for row in batcher.targets(asked) for token in row.tolist()]
+    return -sum(math.log((counts[token] + 1) / (total + kinds)) for token in tokens) / len(tokens)
+
+
+def warn_of_dense(dense: Examination, by_frequency: float) -> None:
+    """Says that the dense model was not trained on such prompts or targets, if it does no better than frequencies.
+
+    Any model that understands the task beats someone who only knows how often each word occurs.
+    """
+    if not dense.loss < by_frequency:
+        warn(
+            f"The dense model itself loses {dense.loss:.2f} nats a token on {len(dense.tokens)} samples held back, no "
+            f"less than the {by_frequency:.2f} of knowing only how often each token occurs: these prompts or targets "
+            "are not what it was trained on, and repair would teach them to it; check the data and the processor."
+        )
+
+
+def warn_of_repaired(pruned: Examination, repaired: Examination) -> None:
+    """Says that repair made the model worse: a higher loss, or fewer right answers than chance explains."""
+    lost = repaired.answers - pruned.answers
+    error = float(lost.std()) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+    fewer = float(lost.mean()) < -2 * error
+    if not repaired.loss <= pruned.loss or fewer:
+        was, is_now = pruned.scores(), repaired.scores()
+        warn(
+            f"REPAIR MADE THE MODEL WORSE: on {len(lost)} samples held back its loss went from {was['loss']:.3f} to "
+            f"{is_now['loss']:.3f} nats a token, its right answers from {was['answers']} to {is_now['answers']} %; "
+            "keep the pruned model, or repair with a lower learning rate or other data."
+        )
