@@ -318,13 +318,12 @@ def _quiet() -> None:
     """Silence what the libraries say about themselves; ressa's own progress, warnings and errors stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Read when the libraries are imported: they need not be imported to be told.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
     warnings.simplefilter("always", RessaWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:

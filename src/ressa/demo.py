@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ressa.checkpoint import load, read_manifest, write_model
+from ressa.checkpoint import find, read_manifest
 from ressa.commands.evaluate import run_evaluate
 from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
@@ -20,7 +20,7 @@ from ressa.files import fresh_directory, write_json
 from ressa.progress import console
 from ressa.provenance import versions
 from ressa.recipe import DemoRecipe
-from ressa.report import comparison_bars, comparison_table, recovered
+from ressa.report import comparison_table, recovered
 
 MODELS = ("dense", "pruned", "repaired")
 NOTE = "recipe.json"
@@ -44,6 +44,8 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     run_repair(recipe.repair)
     _say(6, "Evaluating the repaired model")
     _evaluate(recipe, "repaired")
+
+    from ressa.report import comparison_bars
 
     results = _results(recipe)
     write_json(recipe.output / RESULTS, results)
@@ -69,7 +71,10 @@ def _begin(recipe: DemoRecipe) -> None:
     folder, note = recipe.output, recipe.output / NOTE
     if folder.exists() and not note.is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not a demo's: choose another --output.")
+    find(recipe.model)
     find_data(recipe.data)
+    from ressa.checkpoint import load, write_model  # PyTorch comes with them
+
     vlm = load(recipe.model)
     for path in (folder / name for name in (RESULTS, FIGURE, SCORES, *reversed(MODELS))):
         if path.is_dir():

@@ -2,12 +2,7 @@
 
 from dataclasses import replace
 
-from ressa.commands.evaluate import run_evaluate
 from ressa.commands.outcome import Outcome
-from ressa.commands.prune import run_prune
-from ressa.commands.repair import run_repair
-from ressa.commands.sweep import run_sweep
-from ressa.demo import run_demo
 from ressa.errors import UsageError
 from ressa.processes import are_several
 from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
@@ -27,12 +22,23 @@ def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
 
 
 def _run(recipe: Recipe, force: bool) -> Outcome:
+    """A command's own module is imported when it runs: no command pays for another."""
     if isinstance(recipe, PruneRecipe):
+        from ressa.commands.prune import run_prune
+
         return run_prune(recipe, force=force)
     if isinstance(recipe, RepairRecipe):
+        from ressa.commands.repair import run_repair
+
         return run_repair(recipe, force=force)
     if isinstance(recipe, EvaluateRecipe):
+        from ressa.commands.evaluate import run_evaluate
+
         return run_evaluate(recipe)
     if isinstance(recipe, SweepRecipe):
+        from ressa.commands.sweep import run_sweep
+
         return run_sweep(recipe, force=force)
+    from ressa.demo import run_demo
+
     return run_demo(recipe, force=force)

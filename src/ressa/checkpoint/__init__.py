@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         read_manifest,
         read_masks,
     )
-    from ressa.checkpoint.place import find
+    from ressa.checkpoint.place import find, lasting_name
     from ressa.checkpoint.resume import FinishedBlocks
     from ressa.checkpoint.saving import save, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
@@ -32,7 +32,7 @@ else:
         counting="CountedLayer SparsityCount count_sparsity measure",
         loading="Vlm load",
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
-        place="find",
+        place="find lasting_name",
         resume="FinishedBlocks",
         saving="save write_model",
         stored="StoredTensors match_keys",
@@ -51,6 +51,7 @@ __all__ = [
     "Vlm",
     "count_sparsity",
     "find",
+    "lasting_name",
     "load",
     "match_keys",
     "measure",

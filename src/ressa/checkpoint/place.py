@@ -20,3 +20,9 @@ def find(spec: str | Path) -> Path | str:
     if not is_id or path.exists() or path.parent.exists():
         raise UsageError(f"No such folder: {spec}; give a folder with config.json, a hub id, or 'embedded'.")
     return str(spec)
+
+
+def lasting_name(spec: str) -> str:
+    """What a model is called wherever a program is started: a folder by its whole path, else as it is."""
+    path = Path(spec).expanduser()
+    return str(path.resolve()) if spec not in MODELS and path.is_dir() else spec

@@ -1,12 +1,8 @@
 """`ressa evaluate`: a model's scores on the tasks of a dataset folder."""
 
-from ressa.anatomy import find_anatomy
-from ressa.checkpoint import load, measure
+from ressa.checkpoint import find
 from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.device import find_device
-from ressa.evaluation import evaluate
-from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.recipe import EvaluateRecipe
 from ressa.report import scores_table
@@ -15,7 +11,16 @@ from ressa.warned import recorded
 
 def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named."""
-    device, folder = find_device(recipe.device), find_data(recipe.data)
+    find(recipe.model)
+    folder = find_data(recipe.data)
+    # What is wrong up to here is told before PyTorch is imported.
+    from ressa.anatomy import find_anatomy
+    from ressa.checkpoint import load, measure
+    from ressa.device import find_device
+    from ressa.evaluation import evaluate
+    from ressa.fast_dtype import in_fast_dtype
+
+    device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     with recorded() as said, in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
         result = evaluate(

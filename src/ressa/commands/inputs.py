@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
 from ressa.data import Sample, training_samples
@@ -12,9 +12,14 @@ from ressa.errors import UsageError
 from ressa.provenance import fingerprint
 from ressa.recipe import EMBEDDED
 
+if TYPE_CHECKING:
+    import torch
 
-def find_dtype(name: str) -> torch.dtype | None:
+
+def find_dtype(name: str) -> "torch.dtype | None":
     """None for `auto`: the one the checkpoint was saved in."""
+    import torch
+
     return None if name == "auto" else getattr(torch, name)
 
 

@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from ressa.checkpoint import count_sparsity
+from ressa.checkpoint import find
 from ressa.commands.outcome import Outcome
 from ressa.report import layers_table, towers_table
-from ressa.report.plans import plan_bars, plan_blocks
 
 
 def inspect_model(model: str, *, layers: bool = False, figure: Path | None = None) -> Outcome:
@@ -14,6 +13,9 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
 
     figure: where to draw how sparse each block is, as PNG.
     """
+    find(model)  # what is not there is told before PyTorch is imported
+    from ressa.checkpoint import count_sparsity
+
     count = count_sparsity(model)
     details = [asdict(layer) for layer in count.layers]
     asked = any(layer.holds is not None for layer in count.layers)
@@ -25,6 +27,8 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
     }
     tables = [towers_table(data, model), *([layers_table(data)] if layers else [])]
     if figure is not None:
+        from ressa.report.plans import plan_bars, plan_blocks
+
         plan_bars(plan_blocks(details), figure, f"{model}: zeros of each block")
     if not asked:
         return Outcome(data, tables, ["No pattern was asked of this model."])

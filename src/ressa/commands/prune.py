@@ -1,27 +1,15 @@
 """`ressa prune`: load, draw calibration samples, plan, prune, save."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from ressa.allocation import Allocation, allocate, batching, per_tower, read_plan, write_plan
-from ressa.anatomy import Anatomy, find_anatomy
-from ressa.checkpoint import Manifest, Vlm, load, save
+from ressa.allocation import read_plan
+from ressa.checkpoint import Manifest, find, lasting_name
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
-from ressa.data import Sample, batches
-from ressa.device import find_device
-from ressa.fast_dtype import in_fast_dtype
-from ressa.methods import get_method
 from ressa.provenance import versions
-from ressa.pruning import prune
-from ressa.recipe import DENSE, PruneRecipe
+from ressa.recipe import PruneRecipe
 from ressa.report import manifest_table
-from ressa.sparsity import Pattern, parse_pattern
 
 
 def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
@@ -31,9 +19,20 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
+    find(recipe.model)
     given = None if recipe.plan is None else read_plan(recipe.plan)
-    device = find_device(recipe.device)
     samples = draw_samples(recipe.calibration, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
+    # What is wrong up to here is told before PyTorch is imported.
+    from ressa.allocation import Allocation
+    from ressa.anatomy import find_anatomy
+    from ressa.checkpoint import load, save
+    from ressa.commands.planning import allocation_of
+    from ressa.data import batches
+    from ressa.device import find_device
+    from ressa.fast_dtype import in_fast_dtype
+    from ressa.pruning import prune
+
+    device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     anatomy = find_anatomy(vlm.model)
     inputs = batches(vlm, samples, recipe.batch_size)
@@ -49,7 +48,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             if given is not None:
                 allocation = Allocation("given", given, 0.0)
             else:
-                allocation = _allocation(recipe, vlm, anatomy, samples, device, work / "allocation.json")
+                allocation = allocation_of(recipe, vlm, anatomy, samples, device, work / "allocation.json")
             result = prune(
                 vlm.model,
                 inputs,
@@ -73,7 +72,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         }
         manifest = Manifest(
             kind="pruned",
-            source=recipe.model,
+            source=lasting_name(recipe.model),
             recipe=identity,
             seed=recipe.seed,
             calibration=calibration,
@@ -85,50 +84,6 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         )
         manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)
     return _outcome(recipe, manifest, f"The pruned model is in {recipe.output}.")
-
-
-def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
-    """Tower → its pattern, None where it stays dense."""
-    scope = get_method(recipe.method).scope
-    return {
-        tower: None if text == DENSE else parse_pattern(text, scope=scope)
-        for tower, text in recipe.towers().items()
-    }
-
-
-def _allocation(
-    recipe: PruneRecipe,
-    vlm: Vlm,
-    anatomy: Anatomy,
-    samples: Sequence[Sample],
-    device: torch.device,
-    note: Path,
-) -> Allocation:
-    """The plan to carry out. One that took measuring is kept in `note` for a run that is cut short."""
-    asked, scope = patterns(recipe), get_method(recipe.method).scope
-    if recipe.allocation == "uniform":
-        return Allocation("uniform", per_tower(anatomy, vlm.model, asked), 0.0)
-    if note.is_file():
-        made = json.loads(note.read_text(encoding="utf-8"))
-        return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
-    options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
-    if recipe.choices is not None:
-        options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
-    number, size = batching(recipe.allocation, len(samples), recipe.batch_size)
-    allocation = allocate(
-        recipe.allocation,
-        vlm.model,
-        batches(vlm, samples[:number], size),
-        {tower: pattern.sparsity for tower, pattern in asked.items() if pattern is not None},
-        anatomy=anatomy,
-        joint=recipe.budget == "joint",
-        scope=scope,
-        seed=recipe.seed,
-        device=device,
-        **options,
-    )
-    write_plan(note, allocation)
-    return allocation
 
 
 def _outcome(recipe: PruneRecipe, manifest: Manifest, line: str) -> Outcome:

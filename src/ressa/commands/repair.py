@@ -4,19 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ressa.checkpoint import Manifest, load, read_manifest, read_masks, save
+from ressa.checkpoint import Manifest, find, lasting_name, read_manifest
 from ressa.commands.inputs import draw_samples, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, refuse_overlap, work_folder
 from ressa.errors import UsageError
-from ressa.fast_dtype import in_fast_dtype
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
-from ressa.repairing import repair
-from ressa.repairing.training import training_device
 from ressa.report import manifest_table
-from ressa.sparsity import PackedMasks
 from ressa.warned import recorded
 
 
@@ -31,8 +27,18 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     config = recipe.config()
-    device = training_device(config)
+    find(recipe.model)
+    if config.needs_teacher:
+        _find_dense(recipe, pruned)
     samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
+    # What is wrong up to here is told before PyTorch is imported.
+    from ressa.checkpoint import load, read_masks, save
+    from ressa.fast_dtype import in_fast_dtype
+    from ressa.repairing import repair
+    from ressa.repairing.training import training_device
+    from ressa.sparsity import PackedMasks
+
+    device = training_device(config)
     masks = read_masks(recipe.model)
     if odd := sorted(set(masks) ^ set(pruned.plan)):
         raise UsageError(
@@ -60,7 +66,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             masks = PackedMasks()
         manifest = Manifest(
             kind="repaired",
-            source=recipe.model,
+            source=lasting_name(recipe.model),
             recipe=identity,
             seed=recipe.seed,
             calibration=pruned.calibration,
@@ -73,6 +79,20 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
         meet(device)
     return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
+
+
+def _find_dense(recipe: RepairRecipe, pruned: Manifest) -> None:
+    """Raises UsageError if the dense model is not there."""
+    if recipe.dense is not None:
+        find(recipe.dense)
+        return
+    try:
+        find(pruned.source)
+    except UsageError:
+        raise UsageError(
+            f"{recipe.model} was pruned from {pruned.source}, which is not there (any more): "
+            "name the dense model with --dense."
+        ) from None
 
 
 def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:

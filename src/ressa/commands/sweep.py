@@ -2,22 +2,17 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ressa.checkpoint import load
+from ressa.checkpoint import find
 from ressa.commands.inputs import draw_samples, find_data, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.data import batches
-from ressa.device import find_device
 from ressa.errors import UsageError
-from ressa.evaluation import evaluate
-from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
 from ressa.recipe import SweepRecipe
-from ressa.report.sweep import sweep_figure, sweep_table, write_csv
-from ressa.sweep import sweep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
@@ -30,13 +25,24 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         output.is_dir() and (not any(output.iterdir()) or (output / "points").is_dir())
     ):
         raise UsageError(f"{output} exists and is not a sweep's: choose another --output.")
-    device, data = find_device(recipe.device), find_data(recipe.data)
+    find(recipe.model)
+    data = find_data(recipe.data)
     find_data(recipe.calibration)
+    # What is wrong up to here is told before PyTorch is imported.
+    from ressa.checkpoint import load
+    from ressa.data import batches
+    from ressa.device import find_device
+    from ressa.evaluation import evaluate
+    from ressa.fast_dtype import in_fast_dtype
+    from ressa.report.sweep import sweep_figure, sweep_table, write_csv
+    from ressa.sweep import sweep
+
+    device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     if force:
         shutil.rmtree(output / "points", ignore_errors=True)
 
-    def inputs(seed: int) -> Sequence[Mapping[str, Tensor]]:
+    def inputs(seed: int) -> Sequence[Mapping[str, "Tensor"]]:
         samples = draw_samples(
             recipe.calibration, recipe.calibration_split, recipe.samples, recipe.mixture, seed
         )

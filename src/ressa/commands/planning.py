@@ -1,0 +1,60 @@
+"""The plan of a prune recipe: measured, or a pattern for each tower."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ressa.allocation import Allocation, allocate, batching, per_tower, read_plan, write_plan
+from ressa.anatomy import Anatomy
+from ressa.checkpoint import Vlm
+from ressa.data import Sample, batches
+from ressa.methods import get_method
+from ressa.recipe import DENSE, PruneRecipe
+from ressa.sparsity import Pattern, parse_pattern
+
+
+def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
+    """Tower → its pattern, None where it stays dense."""
+    scope = get_method(recipe.method).scope
+    return {
+        tower: None if text == DENSE else parse_pattern(text, scope=scope)
+        for tower, text in recipe.towers().items()
+    }
+
+
+def allocation_of(
+    recipe: PruneRecipe,
+    vlm: Vlm,
+    anatomy: Anatomy,
+    samples: Sequence[Sample],
+    device: torch.device,
+    note: Path,
+) -> Allocation:
+    """The plan to carry out. One that took measuring is kept in `note` for a run that is cut short."""
+    asked, scope = patterns(recipe), get_method(recipe.method).scope
+    if recipe.allocation == "uniform":
+        return Allocation("uniform", per_tower(anatomy, vlm.model, asked), 0.0)
+    if note.is_file():
+        made = json.loads(note.read_text(encoding="utf-8"))
+        return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
+    options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
+    if recipe.choices is not None:
+        options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
+    number, size = batching(recipe.allocation, len(samples), recipe.batch_size)
+    allocation = allocate(
+        recipe.allocation,
+        vlm.model,
+        batches(vlm, samples[:number], size),
+        {tower: pattern.sparsity for tower, pattern in asked.items() if pattern is not None},
+        anatomy=anatomy,
+        joint=recipe.budget == "joint",
+        scope=scope,
+        seed=recipe.seed,
+        device=device,
+        **options,
+    )
+    write_plan(note, allocation)
+    return allocation
