@@ -20,6 +20,7 @@ from ressa.errors import RunError, UsageError
 from ressa.methods import Method
 from ressa.pruning import prune
 from ressa.sparsity import NM, Pattern, Plan, Unstructured, select_global
+from ressa.warned import RessaWarning, recorded
 
 HALF = Unstructured(0.5)
 
@@ -251,3 +252,48 @@ def test_a_killed_process_leaves_work_that_another_takes_up(tmp_path):
     prune(whole, batches_of(family), plan=plan, method="sparsegpt")
     prune(resumed, batches_of(family), plan=plan, method="sparsegpt", work_dir=work)
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("pattern", [NM(2, 4), Unstructured(0.7)], ids=str)
+@pytest.mark.parametrize("method", ["random", "magnitude", "wanda", "sparsegpt", "dsnot"])
+def test_zeros_that_are_there_already_can_be_kept(method, pattern):
+    family = FAMILIES["llava"]
+    model = family.model()
+    before = sparse_already(model)
+    result = prune(model, batches_of(family), plan=plan_of(model, pattern), method=method, keep_zeros=True)
+    for name, mask in result.masks.items():
+        weight, was = model.get_submodule(name).weight, before[name]
+        assert torch.equal(weight != 0, mask)
+        assert not weight[was == 0].any()
+        assert pattern.verify(mask)
+        if isinstance(pattern, Unstructured) and method in ("random", "magnitude", "wanda"):
+            assert (~mask).sum() == pattern.zeros(mask.shape)  # what was zero is among what is asked for
+    assert result.revived == 0
+
+
+def test_sparsegpt_that_revives_zeros_says_how_many():
+    family = FAMILIES["llava"]
+    model = family.model()
+    before = sparse_already(model)
+    plan = plan_of(model, Unstructured(0.5))
+    with pytest.warns(RessaWarning, match="weights that were zero have values now .* --keep-zeros"):
+        result = prune(model, batches_of(family), plan=plan, method="sparsegpt")
+    now = {name: model.get_submodule(name).weight for name in plan}
+    assert result.revived == sum(int(((before[name] == 0) & (now[name] != 0)).sum()) for name in plan) > 0
+    with recorded() as said:
+        assert prune(model, batches_of(family), plan=plan, method="wanda").revived == 0
+        assert prune(family.model(), batches_of(family), plan=plan, method="sparsegpt").revived == 0
+    assert said == []
+
+
+def sparse_already(model: nn.Module) -> dict[str, Tensor]:
+    """Makes some weights of every layer zero: up to three of a group of four."""
+    generator = torch.Generator().manual_seed(1)
+    before = {}
+    for name in find_anatomy(model).linears():
+        weight = model.get_submodule(name).weight
+        zero = torch.rand(weight.shape, generator=generator) < 0.4
+        zero[:, ::4] = False
+        weight.data = weight.data.masked_fill(zero, 0)
+        before[name] = weight.detach().clone()
+    return before

@@ -19,17 +19,22 @@ from ressa.methods import Method, get_method, magnitude
 from ressa.progress import bar
 from ressa.provenance import fingerprint
 from ressa.sparsity import Plan, Unstructured, global_plan
+from ressa.warned import warn
+
+WORTH_SAYING = 1e-3  # of the weights: a dense model has a few zeros, too
 
 
 @dataclass(frozen=True)
 class PruneResult:
     """masks: layer name → bool (out, in) on the CPU, True = kept. layers: what was asked and achieved, in the
-    order of the anatomy. plan: the one carried out (a global comparison makes its own)."""
+    order of the anatomy. plan: the one carried out (a global comparison makes its own). revived: how many weights
+    that were 0 before have a value now, given by a method that updates what it keeps."""
 
     masks: dict[str, Tensor]
     layers: list[LayerReport]
     plan: Plan
     seconds: float
+    revived: int = 0
 
 
 @torch.no_grad()
@@ -47,6 +52,7 @@ def prune(
     scope: Literal["layer", "global"] = "layer",
     tokens: Literal["all", "atv"] = "all",
     alpha: float = 1.0,
+    keep_zeros: bool = False,
 ) -> PruneResult:
     """Prune a model in place, block by block in the order data flows.
 
@@ -63,6 +69,9 @@ def prune(
             magnitude, one unstructured sparsity); "layer" follows the pattern of each layer.
         tokens: "atv" counts of the image tokens only those that a block changes most (arXiv 2603.16001).
         alpha: the α of "atv".
+        keep_zeros: weights that are 0 already stay 0 and are outside the masks, whatever the method, so that a
+            layer may get more zeros than its pattern asks for. Without it a method that updates what it keeps
+            (SparseGPT) gives some of them values, which is warned of where the model was sparse.
 
     Raises UsageError before anything is changed: a plan that names no layer or an unknown one, a pattern that
     does not fit, an unknown method or option, no calibration samples or none with images. Raises RunError if
@@ -89,10 +98,13 @@ def prune(
     blocks = [block for block in anatomy.blocks() if any(name in plan for name in block.linears)]
     finished: FinishedBlocks | None = None
     if work_dir is not None:
-        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha)
+        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
         identity = fingerprint([repr(recipe), *_contents(modules, plan, () if needs is None else batches)])
         finished = FinishedBlocks(work_dir, identity)
         masks |= finished.restore(blocks, modules)
+
+    updating = {"keep_zeros": keep_zeros} if chosen.updates_weights else {}
+    revived: list[Tensor] = []
 
     def visit(block: Block, statistics: dict[str, Statistics]) -> None:
         made: dict[str, Tensor] = {}
@@ -102,8 +114,12 @@ def prune(
                 gathered.all_reduce()
             weight = linear.weight.to(device) if gathered is None and device is not None else linear.weight
             mask, pruned = chosen.apply(
-                weight.detach(), gathered, plan[name], name=name, seed=seed, **options
+                weight.detach(), gathered, plan[name], name=name, seed=seed, **updating, **options
             )
+            if keep_zeros:
+                mask = mask & (weight != 0)
+            elif chosen.updates_weights:
+                revived.append(((weight == 0) & (pruned != 0)).sum())
             linear.weight.copy_(pruned)
             made[name] = mask.cpu()
         if finished is not None:
@@ -131,12 +147,18 @@ def prune(
                 atv=alpha if tokens == "atv" else None,
             )
     layers = [
-        _report(name, anatomy.tower_of(name), modules[name].weight, masks[name], plan)
+        _report(name, anatomy.tower_of(name), modules[name].weight, masks[name], plan, keep_zeros)
         for name in anatomy.linears()
         if name in plan
     ]
     masks = {layer.name: masks[layer.name] for layer in layers}
-    return PruneResult(masks, layers, plan, time.perf_counter() - started)
+    count = sum(int(each) for each in revived)
+    if count > WORTH_SAYING * sum(mask.numel() for mask in masks.values()):
+        warn(
+            f"{count:,} weights that were zero have values now, for {method} updates what it keeps: the model was "
+            "sparse already; to leave its zeros zero, prune it with keep_zeros (--keep-zeros)."
+        )
+    return PruneResult(masks, layers, plan, time.perf_counter() - started, count)
 
 
 def check_batches(batches: Sequence[Mapping[str, Tensor]]) -> None:
@@ -180,15 +202,21 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _report(name: str, tower: str, weight: Tensor, mask: Tensor, plan: Plan) -> LayerReport:
-    """What one layer's weight holds. Raises RunError if that is not what the plan asks for."""
+def _report(
+    name: str, tower: str, weight: Tensor, mask: Tensor, plan: Plan, more_zeros: bool = False
+) -> LayerReport:
+    """What one layer's weight holds. Raises RunError if that is not what the plan asks for.
+
+    more_zeros: whether the mask may have more zeros than the pattern asks for.
+    """
     pattern, (rows, width) = plan[name], weight.shape
     zeros = int((weight == 0).sum())
     outside = weight.detach().masked_fill(mask.to(weight.device), 0)
-    if int((~mask).sum()) != pattern.zeros(weight.shape) or not pattern.verify(mask) or outside.any():
+    masked, asked = int((~mask).sum()), pattern.zeros(weight.shape)
+    if masked < asked or (masked > asked and not more_zeros) or not pattern.verify(mask) or outside.any():
         raise RunError(
-            f"{name} was to get {pattern.zeros(weight.shape)} zeros in the pattern {pattern} and has {zeros} "
-            f"({int((~mask).sum())} by its mask): this is a defect of the method, please report it."
+            f"{name} was to get {asked} zeros in the pattern {pattern} and has {zeros} "
+            f"({masked} by its mask): this is a defect of the method, please report it."
         )
     return LayerReport(
         name=name, tower=tower, shape=(rows, width), asked=str(pattern), achieved=zeros / weight.numel()

@@ -62,6 +62,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 scope=recipe.scope,
                 tokens=recipe.tokens,
                 alpha=recipe.alpha,
+                keep_zeros=recipe.keep_zeros,
             )
         made: dict[str, Any] = {
             "allocation": {

@@ -12,8 +12,12 @@ from ressa.sparsity.pattern import Pattern
 def apply(
     weight: Tensor, statistics: Statistics | None, pattern: Pattern, *, name: str = "", seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Keep weights (out, in) at random: the same ones for the same seed and layer name, on any device."""
-    mask = pattern.select(score(weight.shape, name=name, seed=seed).to(weight.device))
+    """Keep weights (out, in) at random: the same ones for the same seed and layer name, on any device.
+
+    Weights that are 0 already go first.
+    """
+    scores = score(weight.shape, name=name, seed=seed).to(weight.device)
+    mask = pattern.select(scores.masked_fill(weight.detach() == 0, -1))
     return mask, weight.detach().masked_fill(~mask, 0)
 
 

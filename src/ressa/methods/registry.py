@@ -24,7 +24,8 @@ class Method:
     """A pruning method and what a caller must know to run it.
 
     statistics: class to gather from the layer's inputs, None for none (see also `needs`).
-    updates_weights: whether kept weights change, so that a dense copy is needed to have them back.
+    updates_weights: whether kept weights change, so that a dense copy is needed to have them back. Such a method
+        takes `keep_zeros` too: whether weights that are 0 already stay 0, however few the pattern asks for.
     scope: over what the method's paper compares weights when sparsity is unstructured.
     choose_statistics: where the class depends on the options; ask `needs`.
     """
@@ -40,7 +41,9 @@ class Method:
     def options(self) -> dict[str, Any]:
         """The method's own options and their defaults."""
         parameters = inspect.signature(self.apply).parameters.values()
-        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("name", "seed")]
+        own = [
+            p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("name", "seed", "keep_zeros")
+        ]
         return {parameter.name: parameter.default for parameter in own}
 
     def check_options(self, options: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ def apply(
     *,
     name: str = "",
     seed: int = 0,
+    keep_zeros: bool = False,
     percdamp: float = 0.01,
     blocksize: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,9 @@ def apply(
     paper's 128, but a quarter of the width where that is less, for a mask chosen all at once knows nothing of
     the updates (measured: at 64–256 inputs a quarter loses 5–30 % less than 128). N:M groups are chosen one
     by one as the sweep reaches them; the block is rounded down to a multiple of M. Weights of inputs that
-    were always 0 go first, and those that stay keep their value. `seed` changes nothing.
+    were always 0 go first, and those that stay keep their value. keep_zeros: weights that are 0 already go
+    before all others, and each of them goes, though the pattern may ask for fewer; without it the update gives
+    them values. `seed` changes nothing.
 
     Raises UsageError for options out of range, RunError if the inputs held NaN or infinity.
     """
@@ -61,16 +64,20 @@ def apply(
     # (in, out), so that the sweep's columns lie in one piece; a copy always, for the sweep writes into it
     W = weight.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     rows = W.shape[1]
+    gone = W == 0 if keep_zeros else torch.zeros(1, 1, dtype=torch.bool, device=W.device).expand_as(W)
     kept = torch.empty(width, rows, dtype=torch.bool, device=W.device)
     with full_precision(W.device):
         for begin in range(0, width, blocksize):
             end = min(begin + blocksize, width)
             if isinstance(pattern, Unstructured):
-                kept[begin:end] = _select_block(_score(W, U, alive, begin, end), pattern, begin, end).T
+                scores = _score(W, U, alive, begin, end).masked_fill(gone[begin:end].T, -1)
+                kept[begin:end] = _select_block(scores, pattern, begin, end).T & ~gone[begin:end]
             errors = torch.empty(end - begin, rows, device=W.device)
             for j in range(begin, end):
                 if isinstance(pattern, NM) and j % group == 0:
-                    kept[j : j + group] = _select_group(_score(W, U, alive, j, j + group).T, pattern.n)
+                    members = gone[j : j + group]
+                    scores = _score(W, U, alive, j, j + group).T.masked_fill(members, -1)
+                    kept[j : j + group] = _select_group(scores, pattern.n) & ~members
                 error = W[j].masked_fill(kept[j], 0) / U[j, j]
                 W[j:end].addr_(U[j, j:end], error, alpha=-1)
                 errors[j - begin] = error

@@ -62,6 +62,8 @@ class PruneRecipe(BaseRecipe):
     """atv: count of the image tokens only those that a block changes most."""
     alpha: PositiveFloat = 1.0
     """The α of atv: more image tokens the higher it is."""
+    keep_zeros: bool = False
+    """Weights that are zero already stay zero, beside those that the pattern asks for."""
     options: MethodOptions = Field(default_factory=dict)
 
     @field_validator("unit")
