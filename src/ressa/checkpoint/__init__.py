@@ -3,7 +3,7 @@
 The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
 weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `resume` (finished
-blocks of a run cut short).
+blocks of a run cut short), `streaming` (weights that stay on disk).
 """
 
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ressa.checkpoint.resume import FinishedBlocks
     from ressa.checkpoint.saving import save, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
+    from ressa.checkpoint.streaming import StreamedWeights
 else:
     __getattr__, __dir__ = door(
         __name__,
@@ -36,6 +37,7 @@ else:
         resume="FinishedBlocks",
         saving="save write_model",
         stored="StoredTensors match_keys",
+        streaming="StreamedWeights",
     )
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Manifest",
     "SparsityCount",
     "StoredTensors",
+    "StreamedWeights",
     "Vlm",
     "count_sparsity",
     "find",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,40 +13,49 @@ from torch import Tensor, nn
 from ressa.anatomy import Block
 from ressa.errors import RunError, UsageError
 from ressa.files import write_json
-from ressa.sparsity import pack_mask, unpack_mask
+from ressa.sparsity import PackedMasks, as_packed
+
+
+def claim(folder: Path, identity: str) -> None:
+    """Make a folder the work folder of a pruning run. identity: whatever decides the result; a folder that holds
+    unfinished work of another identity is refused with a UsageError."""
+    note = folder / "pruning.json"
+    if not note.is_file():
+        write_json(note, {"identity": identity})
+    elif json.loads(note.read_text(encoding="utf-8")).get("identity") != identity:
+        raise UsageError(
+            f"{folder} holds unfinished work of another recipe, model or calibration set: "
+            "delete it, or choose another folder."
+        )
 
 
 class FinishedBlocks:
-    """One file a finished block: its pruned weights and their masks. A file is complete or absent.
+    """One file a finished block: its masks, and its pruned weights where the method changed those that are kept.
+    A file is complete or absent.
 
     identity: whatever decides the result; blocks of another identity are refused with a UsageError.
     """
 
-    def __init__(self, folder: str | Path, identity: str) -> None:
+    def __init__(self, folder: str | Path, identity: str, *, keeps_weights: bool = True) -> None:
         self.folder = Path(folder)
-        note = self.folder / "pruning.json"
-        if note.is_file():
-            if json.loads(note.read_text(encoding="utf-8")).get("identity") != identity:
-                raise UsageError(
-                    f"{self.folder} holds unfinished work of another recipe, model or calibration set: "
-                    "delete it, or choose another folder."
-                )
-        else:
-            write_json(note, {"identity": identity})
+        self.keeps_weights = keeps_weights
+        claim(self.folder, identity)
 
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Write down one block. weights, masks: layer name → (out, in)."""
-        tensors = {f"{name}.weight": weight.cpu().contiguous() for name, weight in weights.items()}
-        tensors |= {f"{name}.mask": pack_mask(mask.cpu()) for name, mask in masks.items()}
+        at_rest = as_packed(masks)
+        tensors = {f"{name}.mask": at_rest.packed(name) for name in at_rest}
+        if self.keeps_weights:
+            tensors |= {f"{name}.weight": weight.cpu().contiguous() for name, weight in weights.items()}
         path = self._path(block)
         unfinished = path.with_suffix(".tmp")
         save_file(tensors, unfinished)
         unfinished.replace(path)
 
     @torch.no_grad()
-    def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Put the weights of finished blocks into the model; returns their masks, layer → bool (out, in)."""
-        masks: dict[str, Tensor] = {}
+    def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
+        """Make the finished blocks of a dense model what they were; returns their masks."""
+        masks = PackedMasks()
         for block in blocks:
             path = self._path(block)
             if not path.is_file():
@@ -56,13 +66,15 @@ class FinishedBlocks:
                 raise RunError(
                     f"{path} cannot be read ({error}): delete its folder and start again."
                 ) from error
-            for key, tensor in tensors.items():
-                name, _, what = key.rpartition(".")
-                weight: Tensor = modules[name].weight  # type: ignore[assignment]
-                if what == "weight":
-                    weight.copy_(tensor)
+            for name in block.linears:
+                if f"{name}.mask" not in tensors:
+                    continue
+                weight: Any = modules[name].weight
+                masks.add(name, tensors[f"{name}.mask"], weight.shape[1])
+                if self.keeps_weights:
+                    weight.copy_(tensors[f"{name}.weight"])
                 else:
-                    masks[name] = unpack_mask(tensor, weight.shape[1])
+                    weight.masked_fill_(~masks[name].to(weight.device), 0)
         return masks
 
     def _path(self, block: Block) -> Path:

@@ -92,6 +92,10 @@ class PackedMasks(Mapping[str, Tensor]):
         """One more layer. packed: uint8 (out, ceil(in / 8)), as `pack_mask` makes it."""
         self._packed[name] = packed.cpu(), in_features
 
+    def update(self, other: "PackedMasks") -> None:
+        """Take in the layers of another."""
+        self._packed |= other._packed
+
     def packed(self, name: str) -> Tensor:
         """uint8 (out, ceil(in / 8))."""
         return self._packed[name][0]

@@ -1,0 +1,216 @@
+"""A model larger than memory: its weights stay on disk, and pruned blocks go straight into the output's shards.
+
+transformers maps the tensors of a safetensors file into memory and the system reads them where they are touched.
+So every weight is at hand as always, and takes memory from its block's turn until it is put back. The output's
+shards are the source's with other numbers in them: same files, same keys, same places, so that a block's weights
+are written once, where they stay, and what is not pruned is copied byte for byte at the end.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ressa.anatomy import Block
+from ressa.checkpoint.resume import claim
+from ressa.checkpoint.stored import INDEX, Place, StoredTensors
+from ressa.errors import RunError, UsageError
+from ressa.sparsity import PackedMasks, as_packed
+
+_GIVE_BACK = 4  # MADV_DONTNEED of Linux
+_COPIED = 64 << 20  # bytes copied at a time
+
+
+class StreamedWeights:
+    """The weights of a loaded model where they lie: in the source's shards, or pruned in the output's.
+
+    model: as `load` gives it, on the CPU and in the dtype it is stored in. source: its folder. folder: where the
+    output's shards grow, and where a run that was cut short finds what was done.
+    Raises UsageError where weights cannot be mapped, or not one of `layers` is stored as it computes.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], source: str | Path, folder: str | Path
+    ) -> None:
+        if sys.platform != "linux":
+            raise UsageError("Weights are streamed on Linux only: leave out --stream.")
+        self.source, self.folder = StoredTensors(source), Path(folder)
+        self.places = _places(model, self.source)
+        for name in layers:
+            if f"{name}.weight" not in self.places:
+                raise UsageError(
+                    f"{name} is stored in another form or dtype than it computes in, so it cannot be streamed: "
+                    "leave out --stream and --dtype, or save the model anew with this version of transformers."
+                )
+        parameters = dict(model.named_parameters())
+        self._data = {name: parameters[name].data for name in self.places}
+        self._names = {id(parameters[name]): name for name in self.places}
+        self._pruned: set[str] = set()
+        self._shards: dict[str, Tensor] = {}
+
+    def claim(self, identity: str) -> None:
+        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity."""
+        claim(self.folder, identity)
+
+    def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> PackedMasks:
+        """Write a block's pruned weights where they stay, then its masks, which say that it is finished.
+
+        weights, masks: layer name → (out, in). Returns the masks as they lie on disk.
+        """
+        for name, weight in weights.items():
+            self._write(f"{name}.weight", weight)
+        at_rest, path = as_packed(masks), self._note(block)
+        unfinished = path.with_suffix(".tmp")
+        save_file({name: at_rest.packed(name) for name in at_rest}, unfinished)
+        unfinished.replace(path)
+        return self._take_up(block)
+
+    def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
+        """Take up finished blocks: their weights are the pruned ones from now on. Returns their masks."""
+        masks = PackedMasks()
+        for block in blocks:
+            if self._note(block).is_file():
+                masks.update(self._take_up(block))
+                self.put_back(modules[block.name])
+        return masks
+
+    def put_back(self, module: nn.Module) -> None:
+        """Every weight of a module is what lies on disk now, and takes no memory until it is touched again."""
+        for parameter in module.parameters():
+            name = self._names.get(id(parameter))
+            if name is not None:
+                parameter.data = self._data[name]
+                _give_back(self._data[name])
+
+    def finish(self, target: Path) -> None:
+        """Complete the shards with all that was not pruned, and put them, and their index, into `target`."""
+        for name in sorted(set(self.source.files.values())):
+            source, shard = self.source.folder / name, self._open(name)
+            with source.open("rb") as reader, shard.open("r+b") as writer:
+                for begin, end in self._unpruned(name, source.stat().st_size):
+                    _copy(reader.fileno(), writer.fileno(), begin, end)
+            (target / name).unlink(missing_ok=True)
+            try:
+                os.link(shard, target / name)
+            except OSError:  # another file system, or one that knows no links
+                shutil.copyfile(shard, target / name)
+        if (self.source.folder / INDEX).is_file():
+            shutil.copyfile(self.source.folder / INDEX, target / INDEX)
+
+    def _write(self, name: str, weight: Tensor) -> None:
+        place, old = self.places[name], self._data[name]
+        if weight.dtype != old.dtype or weight.shape != old.shape:
+            raise RunError(
+                f"{name} came back as {weight.dtype} {tuple(weight.shape)}: this is a defect of ressa."
+            )
+        data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        with self._open(place.file).open("r+b") as file:
+            file.seek(place.begin)
+            file.write(data)  # type: ignore[arg-type]  # an array is a buffer
+
+    def _take_up(self, block: Block) -> PackedMasks:
+        """A finished block's weights are those in the output's shards; its masks, mapped as well."""
+        masks = PackedMasks()
+        for name, packed in load_file(self._note(block)).items():
+            parameter = f"{name}.weight"
+            self._pruned.add(parameter)
+            old = self._data[parameter]
+            self._data[parameter] = self._mapped(self.places[parameter], old)
+            _give_back(old)
+            masks.add(name, packed, old.shape[1])
+        return masks
+
+    def _mapped(self, place: Place, like: Tensor) -> Tensor:
+        """A tensor of the output, mapped."""
+        path = self._open(place.file)
+        if place.file not in self._shards:
+            size = path.stat().st_size
+            storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+            self._shards[place.file] = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
+        part = self._shards[place.file][place.begin : place.begin + place.size]
+        return part.view(like.dtype).view(like.shape)
+
+    def _open(self, name: str) -> Path:
+        """An output shard, made on first use: as long as the source's, empty so far."""
+        path = self.folder / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f"{name}.tmp")
+            with unfinished.open("wb") as file:
+                file.truncate((self.source.folder / name).stat().st_size)
+            unfinished.replace(path)
+        return path
+
+    def _unpruned(self, file: str, size: int) -> Iterator[tuple[int, int]]:
+        """The stretches of a shard between pruned weights: first byte, and the one behind the last."""
+        done = sorted(
+            (place.begin, place.begin + place.size)
+            for name, place in self.places.items()
+            if name in self._pruned and place.file == file
+        )
+        at = 0
+        for begin, end in [*done, (size, size)]:
+            if at < begin:
+                yield at, begin
+            at = end
+
+    def _note(self, block: Block) -> Path:
+        return self.folder / f"{block.name}.masks.safetensors"
+
+
+def _places(model: nn.Module, stored: StoredTensors) -> dict[str, Place]:
+    """Parameter → where the file holds it that it is mapped from, told by its address; others are left out."""
+    at = {
+        (os.path.realpath(stored.folder / place.file), place.begin): place
+        for place in stored.places.values()
+        if place.size
+    }
+    mapped = list(_mappings({path for path, _ in at}))
+    found: dict[str, Place] = {}
+    for name, parameter in model.named_parameters():
+        address = parameter.data_ptr()
+        for begin, end, offset, path in mapped:
+            if begin <= address < end:
+                place = at.get((path, offset + address - begin))
+                if place is not None and place.size == parameter.nbytes and parameter.is_contiguous():
+                    found[name] = place
+    return found
+
+
+def _mappings(files: set[str]) -> Iterator[tuple[int, int, int, str]]:
+    """Where this process has files in memory: first address, the one behind the last, offset in the file, file."""
+    line = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+\s+(/.*)")
+    for text in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        if (match := line.fullmatch(text)) and match[4] in files:
+            yield int(match[1], 16), int(match[2], 16), int(match[3], 16), match[4]
+
+
+def _give_back(mapped: Tensor) -> None:
+    """The system may use the memory of a tensor that is mapped from a file; changes made to it are forgotten."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    begin = -(-mapped.data_ptr() // page) * page  # whole pages only: neighbours have a part in the others
+    length = (mapped.data_ptr() + mapped.nbytes) // page * page - begin
+    if length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), _GIVE_BACK)
+
+
+def _copy(reader: int, writer: int, begin: int, end: int) -> None:
+    """Copy bytes begin:end of one open file to the same place in another, within the system where it can."""
+    while begin < end:
+        length = min(end - begin, _COPIED)
+        try:
+            done = os.copy_file_range(reader, writer, length, begin, begin)
+        except OSError:
+            done = os.pwrite(writer, os.pread(reader, length, begin), begin)
+        if not done:
+            raise RunError(
+                "The source's weights are shorter than they were: leave them alone while they are read."
+            )
+        begin += done
