@@ -276,7 +276,7 @@ def test_sparsegpt_that_revives_zeros_says_how_many():
     model = family.model()
     before = sparse_already(model)
     plan = plan_of(model, Unstructured(0.5))
-    with pytest.warns(RessaWarning, match="weights that were zero have values now .* --keep-zeros"):
+    with pytest.warns(RessaWarning, match="weights that were zero have values now"):
         result = prune(model, batches_of(family), plan=plan, method="sparsegpt")
     now = {name: model.get_submodule(name).weight for name in plan}
     assert result.revived == sum(int(((before[name] == 0) & (now[name] != 0)).sum()) for name in plan) > 0
