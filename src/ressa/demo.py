@@ -15,8 +15,9 @@ from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
+from ressa.commands.target import one_at_a_time, work_place
 from ressa.errors import UsageError
-from ressa.files import fresh_directory, write_json
+from ressa.files import check_writable, fresh_directory, read_json, write_json
 from ressa.progress import console
 from ressa.provenance import versions
 from ressa.recipe import DemoRecipe
@@ -29,6 +30,7 @@ FIGURE = "results.png"
 SCORES = "scores"  # as DemoRecipe.evaluate names it
 
 
+@one_at_a_time
 def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
     """Make the three checkpoints, evaluate each, and write the table as JSON and as bars."""
     _say(1, f"Taking the dense model: {recipe.model}")
@@ -58,9 +60,7 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
 def _begun(recipe: DemoRecipe) -> bool:
     """Whether the output folder holds this very recipe's demo, finished or not."""
     note = recipe.output / NOTE
-    if not note.is_file() or not (recipe.output / "dense").is_dir():
-        return False
-    return json.loads(note.read_text(encoding="utf-8")) == recipe.identity()
+    return (recipe.output / "dense").is_dir() and read_json(note) == recipe.identity()
 
 
 def _begin(recipe: DemoRecipe) -> None:
@@ -73,10 +73,12 @@ def _begin(recipe: DemoRecipe) -> None:
         raise UsageError(f"{folder} exists and is not a demo's: choose another --output.")
     find(recipe.model)
     find_data(recipe.data)
-    from ressa.checkpoint import load, write_model  # PyTorch comes with them
+    from ressa.checkpoint import load, size_of, write_model  # PyTorch comes with them
 
     vlm = load(recipe.model)
-    for path in (folder / name for name in (RESULTS, FIGURE, SCORES, *reversed(MODELS))):
+    check_writable(folder, room=4 * size_of(vlm.model))  # three models, and the blocks of one that is made
+    unfinished = [work_place(folder / name).name for name in MODELS]
+    for path in (folder / name for name in (RESULTS, FIGURE, SCORES, *unfinished, *reversed(MODELS))):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -87,7 +89,7 @@ def _begin(recipe: DemoRecipe) -> None:
 
 
 def _evaluate(recipe: DemoRecipe, name: str) -> None:
-    if not _scores(recipe, name).is_file():
+    if read_json(_scores(recipe, name)) is None:
         run_evaluate(recipe.evaluate(name))
 
 

@@ -19,6 +19,11 @@ T = TypeVar("T")
 console = Console(stderr=True)
 
 
+def say(sentence: str) -> None:
+    """A line on standard error about how a run goes."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator["Bar"]:
     """A progress bar on standard error: live on a terminal, one line at the end elsewhere."""

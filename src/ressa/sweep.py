@@ -17,7 +17,7 @@ from torch import Tensor
 from ressa.allocation.uniform import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm, measure
-from ressa.files import write_json
+from ressa.files import read_json, write_json
 from ressa.methods import get_method
 from ressa.progress import bar
 from ressa.provenance import fingerprint
@@ -146,7 +146,7 @@ def sweep(
             if point.series == DENSE:  # whatever it is compared with, it is the same
                 recipe |= {"method": None, "options": {}}
             path = Path(folder) / "points" / f"{fingerprint([json.dumps(recipe, sort_keys=True)])}.json"
-            finished = _read(path)
+            finished = read_json(path)
             if finished is None:
                 finished = {"recipe": recipe, **run(point, seed)}
                 write_json(path, finished)
@@ -168,8 +168,3 @@ def _sample(weight: Tensor) -> bytes:
     """Enough of a weight to tell one model from another of the same name."""
     flat = weight.reshape(-1)
     return flat[:: max(1, len(flat) // 1024)].float().cpu().numpy().tobytes()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A finished point; None where there is none (files appear whole or not at all)."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

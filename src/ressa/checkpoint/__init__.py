@@ -2,8 +2,8 @@
 
 The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
-weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `resume` (finished
-blocks of a run cut short), `streaming` (weights that stay on disk).
+weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
+cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk).
 """
 
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from ressa.doors import door
 
 if TYPE_CHECKING:
     from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
+    from ressa.checkpoint.kept import keep_tensors, kept_tensors
     from ressa.checkpoint.loading import Vlm, load
     from ressa.checkpoint.manifest import (
         DENSE,
@@ -24,18 +25,19 @@ if TYPE_CHECKING:
     )
     from ressa.checkpoint.place import find, lasting_name
     from ressa.checkpoint.resume import FinishedBlocks
-    from ressa.checkpoint.saving import save, write_model
+    from ressa.checkpoint.saving import check_fits, save, size_of, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
     from ressa.checkpoint.streaming import StreamedWeights
 else:
     __getattr__, __dir__ = door(
         __name__,
         counting="CountedLayer SparsityCount count_sparsity measure",
+        kept="keep_tensors kept_tensors",
         loading="Vlm load",
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
         place="find lasting_name",
         resume="FinishedBlocks",
-        saving="save write_model",
+        saving="check_fits save size_of write_model",
         stored="StoredTensors match_keys",
         streaming="StreamedWeights",
     )
@@ -52,8 +54,11 @@ __all__ = [
     "StoredTensors",
     "StreamedWeights",
     "Vlm",
+    "check_fits",
     "count_sparsity",
     "find",
+    "keep_tensors",
+    "kept_tensors",
     "lasting_name",
     "load",
     "match_keys",
@@ -61,5 +66,6 @@ __all__ = [
     "read_manifest",
     "read_masks",
     "save",
+    "size_of",
     "write_model",
 ]

@@ -1,43 +1,52 @@
 """Blocks that an interrupted pruning run had finished, kept on disk until the result is saved."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ressa.anatomy import Block
-from ressa.errors import RunError, UsageError
-from ressa.files import write_json
+from ressa.checkpoint.kept import keep_tensors, kept_tensors
+from ressa.errors import UsageError
+from ressa.files import read_json, write_json
+from ressa.progress import say
 from ressa.sparsity import PackedMasks, as_packed
 
 
 def claim(folder: Path, identity: str) -> None:
     """Make a folder the work folder of a pruning run. identity: whatever decides the result; a folder that holds
-    unfinished work of another identity is refused with a UsageError."""
+    unfinished work of another identity is refused with a UsageError. Where the note that says whose it is was
+    damaged, no block counts as finished."""
     note = folder / "pruning.json"
-    if not note.is_file():
+    begun = read_json(note)
+    if begun is None:
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
         write_json(note, {"identity": identity})
-    elif json.loads(note.read_text(encoding="utf-8")).get("identity") != identity:
-        raise UsageError(
-            f"{folder} holds unfinished work of another recipe, model or calibration set: "
-            "delete it, or choose another folder."
-        )
+    elif begun != {"identity": identity}:
+        refuse(folder)
+
+
+def refuse(folder: Path) -> NoReturn:
+    """Raises UsageError: the folder is another run's."""
+    raise UsageError(
+        f"{folder} holds unfinished work of another recipe, model or calibration set: "
+        "delete it, or choose another folder."
+    )
 
 
 class FinishedBlocks:
-    """One file a finished block: its masks, and its pruned weights where the method changed those that are kept.
-    A file is complete or absent.
+    """One file a finished block: its masks, its pruned weights where the method changed those that are kept, and
+    the identity of the run that it belongs to.
 
     identity: whatever decides the result; blocks of another identity are refused with a UsageError.
     """
 
     def __init__(self, folder: str | Path, identity: str, *, keeps_weights: bool = True) -> None:
         self.folder = Path(folder)
+        self.identity = identity
         self.keeps_weights = keeps_weights
         claim(self.folder, identity)
 
@@ -46,26 +55,25 @@ class FinishedBlocks:
         at_rest = as_packed(masks)
         tensors = {f"{name}.mask": at_rest.packed(name) for name in at_rest}
         if self.keeps_weights:
-            tensors |= {f"{name}.weight": weight.cpu().contiguous() for name, weight in weights.items()}
-        path = self._path(block)
-        unfinished = path.with_suffix(".tmp")
-        save_file(tensors, unfinished)
-        unfinished.replace(path)
+            tensors |= {f"{name}.weight": weight for name, weight in weights.items()}
+        keep_tensors(self._path(block), tensors, identity=self.identity)
 
     @torch.no_grad()
     def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
-        """Make the finished blocks of a dense model what they were; returns their masks."""
+        """Make the finished blocks of a dense model what they were; returns their masks.
+
+        A block whose file is damaged counts as not finished, and that is said.
+        """
         masks = PackedMasks()
+        finished = 0
         for block in blocks:
-            path = self._path(block)
-            if not path.is_file():
+            kept = kept_tensors(self._path(block))
+            if kept is None:
                 continue
-            try:
-                tensors = load_file(path)
-            except SafetensorError as error:
-                raise RunError(
-                    f"{path} cannot be read ({error}): delete its folder and start again."
-                ) from error
+            tensors, note = kept
+            if note.get("identity") != self.identity:
+                refuse(self.folder)
+            finished += 1
             for name in block.linears:
                 if f"{name}.mask" not in tensors:
                     continue
@@ -75,6 +83,8 @@ class FinishedBlocks:
                     weight.copy_(tensors[f"{name}.weight"])
                 else:
                     weight.masked_fill_(~masks[name].to(weight.device), 0)
+        if finished:
+            say(f"An earlier run finished {finished} of {len(blocks)} blocks: going on from there.")
         return masks
 
     def _path(self, block: Block) -> Path:

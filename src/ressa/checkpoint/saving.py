@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint.companions import carry_over, correct_config, is_weights
 from ressa.checkpoint.counting import by_tower, examine, reload
 from ressa.checkpoint.loading import Vlm
-from ressa.checkpoint.manifest import DENSE, LayerReport, Manifest, write_manifest
+from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, Manifest, write_manifest
 from ressa.checkpoint.stored import StoredTensors, match_keys
-from ressa.errors import RunError
+from ressa.errors import RunError, UsageError
 from ressa.files import fresh_directory
 from ressa.sparsity import PackedMasks, as_packed
 
@@ -46,6 +47,24 @@ def save(
     return manifest
 
 
+def check_fits(model: nn.Module, plan: Mapping[str, str], masks: PackedMasks) -> None:
+    """Raises UsageError unless the plan and the masks of a folder are those of the model in it."""
+    modules: dict[str, Any] = dict(model.named_modules())
+    for name in sorted(set(masks) | set(plan)):
+        weight = getattr(modules.get(name), "weight", None)
+        if name not in masks or name not in plan:
+            wrong = "is in only one of its plan and its masks"
+        elif weight is None or weight.shape != (len(masks.packed(name)), masks.width(name)):
+            wrong = "is no layer of the model of that shape"
+        elif not examine(weight.detach(), plan[name], masks.packed(name))[1]:
+            wrong = f"does not keep to its mask or its pattern {plan[name]}"
+        else:
+            continue
+        raise UsageError(
+            f"{MANIFEST}, {MASKS} and the weights are not of one model: {name} {wrong}; prune it again."
+        )
+
+
 def write_model(folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB") -> None:
     """Write weights, config and processor into an empty folder.
 
@@ -64,6 +83,11 @@ def write_model(folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB") -> None:
                 path.unlink()
         carry_over(vlm.folder, folder)
     correct_config(folder, vlm.model)
+
+
+def size_of(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
+    return sum(each.numel() * each.element_size() for each in chain(model.parameters(), model.buffers()))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The plan of a prune recipe: measured, or a pattern for each tower."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ressa.allocation import Allocation, allocate, batching, per_tower, read_pla
 from ressa.anatomy import Anatomy
 from ressa.checkpoint import Vlm
 from ressa.data import Sample, batches
+from ressa.files import read_json
 from ressa.methods import get_method
 from ressa.recipe import DENSE, PruneRecipe
 from ressa.sparsity import Pattern, parse_pattern
@@ -37,8 +37,7 @@ def allocation_of(
     asked, scope = patterns(recipe), get_method(recipe.method).scope
     if recipe.allocation == "uniform":
         return Allocation("uniform", per_tower(anatomy, vlm.model, asked), 0.0)
-    if note.is_file():
-        made = json.loads(note.read_text(encoding="utf-8"))
+    if (made := read_json(note)) is not None:
         return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.choices is not None:

@@ -6,12 +6,13 @@ from ressa.allocation import read_plan
 from ressa.checkpoint import Manifest, find, lasting_name
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
 from ressa.commands.outcome import Outcome
-from ressa.commands.target import finished, refuse_overlap, work_folder
+from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
 from ressa.report import manifest_table
 
 
+@one_at_a_time
 def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     """Prune as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
     refuse_overlap(recipe.output, recipe.model, recipe.calibration, recipe.plan)
@@ -25,7 +26,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import load, save
+    from ressa.checkpoint import load, save, size_of
     from ressa.commands.planning import allocation_of
     from ressa.data import batches
     from ressa.device import find_device
@@ -43,7 +44,8 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         "fingerprint": fingerprint_samples(samples),
     }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
-    with work_folder(recipe.output, begun, force=force) as work:
+    room = 2 * size_of(vlm.model)  # finished blocks and the result
+    with work_folder(recipe.output, begun, force=force, room=room) as work:
         with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
             if given is not None:
                 allocation = Allocation("given", given, 0.0)

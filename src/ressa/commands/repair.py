@@ -7,7 +7,7 @@ from typing import Any
 from ressa.checkpoint import Manifest, find, lasting_name, read_manifest
 from ressa.commands.inputs import draw_samples, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.commands.target import finished, refuse_overlap, work_folder
+from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.errors import UsageError
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
@@ -16,6 +16,7 @@ from ressa.report import manifest_table
 from ressa.warned import recorded
 
 
+@one_at_a_time
 def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     """Repair as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
     pruned = read_manifest(recipe.model)
@@ -32,7 +33,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         _find_dense(recipe, pruned)
     samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     # What is wrong up to here is told before PyTorch is imported.
-    from ressa.checkpoint import load, read_masks, save
+    from ressa.checkpoint import check_fits, load, read_masks, save, size_of
     from ressa.fast_dtype import in_fast_dtype
     from ressa.repairing import repair
     from ressa.repairing.training import training_device
@@ -40,14 +41,12 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
 
     device = training_device(config)
     masks = read_masks(recipe.model)
-    if odd := sorted(set(masks) ^ set(pruned.plan)):
-        raise UsageError(
-            f"The masks of {recipe.model} are not those of its plan ({odd[0]} is in only one of them): prune again."
-        )
     dtype = find_dtype(recipe.dtype)
     vlm = load(recipe.model, dtype=dtype)
+    check_fits(vlm.model, pruned.plan, masks)
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
-    with work_folder(recipe.output, identity, force=force) as work:
+    room = 2 * size_of(vlm.model)  # finished blocks and the result
+    with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
         with recorded() as said, in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:

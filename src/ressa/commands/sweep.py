@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ressa.checkpoint import find
 from ressa.commands.inputs import draw_samples, find_data, find_dtype
 from ressa.commands.outcome import Outcome
+from ressa.commands.target import one_at_a_time
 from ressa.errors import UsageError
 from ressa.files import write_json
 from ressa.recipe import SweepRecipe
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@one_at_a_time
 def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     """Run the points that are not in the output folder yet, then write `FIGURE.csv`, `.json` and `.png`.
 

@@ -1,21 +1,42 @@
-"""What may happen to the folder a command writes: no overwriting unasked, no doing again what is done."""
+"""What may happen to the place a command writes: one run at a time, no overwriting unasked, no doing again."""
 
-import json
+import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ressa.checkpoint import MANIFEST, Manifest, read_manifest
 from ressa.errors import UsageError
-from ressa.files import write_json
+from ressa.files import check_writable, read_json, target, told, write_json
+from ressa.locks import held
 from ressa.processes import is_first
+
+NOTES = {"recipe.json", "pruning.json", "repair.json"}  # what a run writes before it has done anything
+
+
+def one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that writes its recipe's `output` runs only where that can be written, and while no other run
+    does so; a second one is told who does. Raises UsageError and RunError before anything is done."""
+
+    @functools.wraps(run)
+    def locked(recipe: Any, **options: Any) -> Any:
+        if recipe.output is None or not is_first():
+            return run(recipe, **options)
+        check_writable(recipe.output)
+        with held(recipe.output):
+            return run(recipe, **options)
+
+    return locked
 
 
 def refuse_overlap(output: Path, *inputs: str | Path | None) -> None:
-    """Raises UsageError if writing `output` would replace one of the folders that the run reads."""
+    """Raises UsageError if writing `output` would replace one of the folders that the run reads, or the one it
+    is started in."""
     written = output.resolve()
+    if Path.cwd().is_relative_to(written):
+        raise UsageError(f"{output} holds the folder you are in: choose another --output.")
     for name in inputs:
         if name is not None and Path(name).exists() and Path(name).resolve().is_relative_to(written):
             raise UsageError(f"{output} holds {name}, which is read: choose another --output.")
@@ -27,7 +48,9 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
     identity: `Recipe.identity()`, perhaps with more keys that decide the result.
     Raises UsageError when something else is there.
     """
-    if force or not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file, and the result is a folder: choose another --output.")
+    if force or not output.exists() or not any(output.iterdir()):
         return None
     if not (output / MANIFEST).is_file():
         raise UsageError(f"{output} exists already: choose another --output, or replace it with --force.")
@@ -42,27 +65,48 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
 
 
 @contextmanager
-def work_folder(output: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
+def work_folder(output: Path, identity: dict[str, Any], *, force: bool, room: int = 0) -> Iterator[Path]:
     """The hidden folder beside `output` in which an interrupted run leaves what it has done.
 
-    It is emptied first if it was begun with another identity, or on `force`. It goes when the block ends. After an
-    interruption or any error, wrong usage too, it stays for the next run if anything was done in it: a sample
-    that cannot be read is mended, and hours of training are not done again. Of several processes the first does
-    all of this.
+    It goes when the block ends. After an interruption or any error, wrong usage too, it stays for the next run
+    if anything was done in it: a sample that cannot be read is mended, and hours of training are not done
+    again. room: bytes that the run will write. On `force` it is emptied first. Of several processes the first
+    does all of this.
+
+    Raises UsageError if it holds the work of another identity, or there is no room.
     """
-    folder = output.with_name(f".{output.name}.partial")
+    folder = work_place(output)
     if not is_first():
         yield folder
         return
+    check_writable(output, room=room)
     note = folder / "recipe.json"
-    begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-    if force or begun != identity:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(note, identity)
+    begun = read_json(note)
+    if force or begun is None or not _holds_work(folder):
+        with told(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(note, identity)
+    elif begun != identity:
+        changed = [key for key in identity if begun.get(key) != identity[key]]
+        raise UsageError(
+            f"{output} was begun with another recipe ({', '.join(changed) or 'another command'}): go on with "
+            "that, choose another --output, or drop what it has done with --force."
+        )
     try:
-        yield folder
-    except UsageError:
-        if not any(path.is_file() and path != note for path in folder.rglob("*")):
-            shutil.rmtree(folder)
+        with told(output):
+            yield folder
+    except BaseException:
+        if not _holds_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
+
+
+def work_place(output: Path) -> Path:
+    """Where the work folder of an output lies."""
+    place = target(output)
+    return place.with_name(f".{place.name}.partial")
+
+
+def _holds_work(folder: Path) -> bool:
+    return any(path.is_file() and path.name not in NOTES for path in folder.rglob("*"))

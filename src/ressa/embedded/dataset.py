@@ -12,6 +12,7 @@ from ressa.embedded.captions import captions
 from ressa.embedded.questions import Question, questions
 from ressa.embedded.scenes import CANVAS, SPLITS, render, sample_scene
 from ressa.files import fresh_directory
+from ressa.locks import held
 from ressa.progress import bar
 
 VERSION = 1  # of what a seed produces; part of the cache folder's name
@@ -39,8 +40,10 @@ def dataset_folder(seed: int = 0, sizes: Mapping[str, int] | None = None, cache:
     )
     folder = root / name
     if not folder.is_dir():
-        with fresh_directory(folder) as work:
-            write_dataset(work, seed, sizes)
+        with held(folder, wait=True):  # another process may be drawing it
+            if not folder.is_dir():
+                with fresh_directory(folder) as work:
+                    write_dataset(work, seed, sizes)
     return folder
 
 

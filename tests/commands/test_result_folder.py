@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from ressa.checkpoint import MANIFEST, MASKS, load
-from ressa.embedded import model_folder
 from ressa.errors import UsageError
 from ressa.recipe import PruneRecipe, RepairRecipe
 from ressa.run import run_recipe
@@ -17,11 +16,12 @@ from ressa.run import run_recipe
 WEIGHTS = "model.safetensors"
 
 
-@pytest.fixture(scope="module", params=["embedded", "embedded-llava"])
-def dense(request, tmp_path_factory):
-    """A real model's folder with all that people keep in one."""
+@pytest.fixture(scope="module", params=["instructblip", "llava"])
+def dense(request, world, tmp_path_factory):
+    """A model's folder with all that people keep in one."""
     folder = tmp_path_factory.mktemp("models") / "dense"
-    shutil.copytree(model_folder(request.param), folder)
+    shutil.copytree(getattr(world, request.param), folder)
+    assert (folder / "qformer_tokenizer").is_dir() == (request.param == "instructblip")
     (folder / "LICENSE").write_text("Do as you like.\n")
     (folder / "generation_config.json").write_text(
         '{"eos_token_id": 1, "pad_token_id": 0, "temperature": 0.2}'
@@ -36,20 +36,17 @@ def dense(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def twice(dense, tmp_path_factory):
+def twice(dense, world, tmp_path_factory):
     """Both stages, each run twice: prune → two folders, repair of the first → two folders."""
     root = tmp_path_factory.mktemp("twice")
     for name in ("a", "b"):
-        pruned = PruneRecipe(model=str(dense), output=root / f"pruned-{name}", samples=8, batch_size=4)
-        run_recipe(pruned)
-    options = {"reconstruct_epochs": 1, "reconstruct_samples": 4}
+        output = root / f"pruned-{name}"
+        run_recipe(PruneRecipe(model=str(dense), output=output, calibration=str(world.data), samples=4))
+    options = {"reconstruct_epochs": 1, "reconstruct_samples": 4, "warmup_steps": 1}
     for name in ("a", "b"):
+        output, data = root / f"repaired-{name}", str(world.data)
         recipe = RepairRecipe(
-            model=str(root / "pruned-a"),
-            output=root / f"repaired-{name}",
-            samples=8,
-            batch_size=4,
-            options=options,
+            model=str(root / "pruned-a"), output=output, data=data, samples=8, batch_size=4, options=options
         )
         run_recipe(recipe)
     return root
@@ -86,15 +83,26 @@ def test_the_same_run_writes_the_same_bytes_but_for_times(twice, stage):
     assert manifests[0] == manifests[1]
 
 
-def test_a_config_says_the_dtype_that_the_weights_have(dense, tmp_path):
+def with_dtype(config: dict, dtype: str) -> dict:
+    parts = {key: with_dtype(part, dtype) if isinstance(part, dict) else part for key, part in config.items()}
+    return parts | ({"dtype": dtype} if "dtype" in parts else {})
+
+
+def test_a_config_says_the_dtype_that_the_weights_have(dense, world, tmp_path):
     config = json.loads((dense / "config.json").read_text())
+    kind = "bfloat16"
     recipe = PruneRecipe(
-        model=str(dense), output=tmp_path / "out", method="magnitude", dtype="float32", samples=1
+        model=str(dense),
+        output=tmp_path / "out",
+        calibration=str(world.data),
+        samples=1,
+        method="magnitude",
+        dtype=kind,
     )
     run_recipe(recipe)
     made = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert made == {**config, "dtype": "float32"}
-    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / WEIGHTS).values()} == {torch.float32}
+    assert made == with_dtype(config, kind)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / WEIGHTS).values()} == {torch.bfloat16}
 
 
 def test_weights_that_the_config_has_no_place_for_are_not_lost_in_silence(dense, tmp_path):

@@ -1,0 +1,198 @@
+"""Whatever happens to a run and beside it, its result is that of an undisturbed run, and no other's."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ressa.checkpoint import FinishedBlocks
+from tests.test_files import files_of_at_most
+from tests.test_locks import holder
+
+
+def prune(world, output, *more):
+    return ("prune", world.llava, "-o", output, "--calibration", world.data, "--samples", 4, *more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but for times."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    manifest = json.loads(found.pop("ressa.json"))
+    manifest.pop("seconds")
+    manifest.get("allocation", {}).pop("seconds", None)
+    return {**found, "ressa.json": json.dumps(manifest).encode()}
+
+
+@pytest.fixture
+def cut_short(ressa, monkeypatch):
+    """Run a command until it has kept so many blocks."""
+
+    def run(arguments, blocks=3):
+        keep, kept = FinishedBlocks.keep, []
+
+        def keep_and_stop(self, *block):
+            keep(self, *block)
+            kept.append(block[0].name)
+            if len(kept) == blocks:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(FinishedBlocks, "keep", keep_and_stop)
+            said = ressa(*arguments)
+        assert said.status == 130
+        return kept
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(world, tmp_path_factory):
+    from ressa.cli import main
+
+    output = tmp_path_factory.mktemp("straight") / "out"
+    assert main([str(word) for word in prune(world, output)]) == 0
+    return contents(output)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scramble(path):
+    path.write_bytes(b"\xff" * path.stat().st_size)
+
+
+def flip_the_last(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"\xee")
+
+
+@pytest.mark.parametrize("damage", [empty, halve, scramble, flip_the_last])
+@pytest.mark.parametrize("what", ["recipe.json", "*.safetensors"])
+def test_damaged_work_is_done_again_and_that_is_said(
+    ressa, world, straight, cut_short, tmp_path, what, damage
+):
+    output = tmp_path / "out"
+    cut_short(prune(world, output))
+    paths = sorted((tmp_path / ".out.partial").glob(what))
+    assert paths
+    damage(paths[0])
+    said = ressa(*prune(world, output))
+    assert said.status == 0
+    assert f"{paths[0].name} is damaged" in said.err
+    if what != "recipe.json":
+        assert "An earlier run finished 2 of 4 blocks" in said.err
+    assert contents(output) == straight
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_run_that_goes_on_says_from_where(ressa, world, straight, cut_short, tmp_path):
+    cut_short(prune(world, tmp_path / "out"))
+    said = ressa(*prune(world, tmp_path / "out"))
+    assert "An earlier run finished 3 of 4 blocks: going on from there." in said.err
+    assert contents(tmp_path / "out") == straight
+
+
+def test_unfinished_work_is_not_mixed_with_another_recipe_s_nor_lost_to_it(
+    ressa, world, straight, cut_short, tmp_path
+):
+    output = tmp_path / "out"
+    cut_short(prune(world, output))
+    said = ressa(*prune(world, output, "--method", "magnitude"))
+    assert said.status == 2
+    assert "begun with another recipe (method)" in said.sentence
+    assert ressa(*prune(world, output)).status == 0
+    assert contents(output) == straight
+
+    cut_short(prune(world, tmp_path / "other", "--method", "magnitude"))
+    assert ressa(*prune(world, tmp_path / "other", "--force")).status == 0
+    assert contents(tmp_path / "other") == straight
+
+
+def test_a_block_of_another_run_is_refused_wherever_it_comes_from(ressa, world, cut_short, tmp_path):
+    cut_short(prune(world, tmp_path / "a"))
+    cut_short(prune(world, tmp_path / "b", "--method", "magnitude"))
+    (block, *_) = (tmp_path / ".b.partial").glob("*.safetensors")
+    shutil.copy(block, tmp_path / ".a.partial" / block.name)
+    said = ressa(*prune(world, tmp_path / "a"))
+    assert "unfinished work of another recipe" in said.sentence
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("command", ["prune", "repair", "sweep", "demo"])
+def test_a_second_run_into_the_same_output_is_told_who_holds_it(ressa, world, tmp_path, command):
+    output = tmp_path / "out"
+    model = [] if command == "demo" else [world.llava]
+    with holder(output) as process:
+        said = ressa(command, *model, "--output", output)
+    assert said.status == 1
+    assert f"process {process.pid}" in said.sentence
+    assert not output.exists()
+
+
+def test_an_error_of_the_data_leaves_finished_work(ressa, world, straight, cut_short, tmp_path):
+    shutil.copytree(world.data, tmp_path / "data")
+    arguments = [tmp_path / "data" if word == world.data else word for word in prune(world, tmp_path / "out")]
+    cut_short(arguments)
+    pictures = tmp_path / "data" / "images"
+    pictures.rename(tmp_path / "elsewhere")
+    assert ressa(*arguments).status == 2
+    (tmp_path / "elsewhere").rename(pictures)
+    assert "finished 3 of 4" in ressa(*arguments).err
+
+
+def test_a_file_is_never_replaced_by_a_folder(ressa, world, tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    said = ressa(*prune(world, tmp_path / "letter", "--force"))
+    assert said.status == 2
+    assert "is a file" in said.sentence
+    assert (tmp_path / "letter").read_text() == "dear"
+
+
+@pytest.mark.parametrize("output", [".", ".."])
+def test_the_folder_one_stands_in_is_never_replaced(ressa, world, tmp_path, monkeypatch, output):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    said = ressa(*prune(world, output, "--force"))
+    assert said.status == 2
+    assert "the folder you are in" in said.sentence
+
+
+def test_a_result_goes_where_a_link_leads(ressa, world, straight, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    for more in ([], ["--force"]):
+        assert ressa(*prune(world, tmp_path / "out", *more)).status == 0
+        assert (tmp_path / "out").is_symlink()
+        assert contents(tmp_path / "disk" / "out") == straight
+    assert sorted(os.listdir(tmp_path)) == ["disk", "out"]
+    assert os.listdir(tmp_path / "disk") == ["out"]
+
+
+def test_where_the_disk_is_full_work_is_kept(ressa, world, straight, tmp_path):
+    output = tmp_path / "out"
+    with files_of_at_most(100_000):
+        said = ressa(*prune(world, output))
+    assert said.status == 1
+    assert "no room left" in said.sentence
+    assert os.listdir(tmp_path) == [".out.partial"]
+    assert "An earlier run finished" in ressa(*prune(world, output)).err
+    assert contents(output) == straight
+
+
+def test_room_and_right_to_write_are_looked_for_before_the_work(ressa, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("ressa.checkpoint.size_of", lambda _: 2**61, raising=False)
+    said = ressa(*prune(world, tmp_path / "out"))
+    assert said.status == 2
+    assert "make room" in said.sentence
+    assert "Pruning" not in said.err
+    (tmp_path / "file").touch()
+    said = ressa(*prune(world, tmp_path / "file" / "out"))
+    assert said.status == 2
+    assert "Not a directory" in said.sentence
+    assert os.listdir(tmp_path) == ["file"]
