@@ -104,6 +104,31 @@ def test_the_demo_is_made_of_recipes_a_user_could_write():
         ({"command": "demo", "pattern": "4:2"}, "4:2"),
         ({"command": "demo", "pattern": "dense"}, "'dense' is not a pattern"),
         ({"command": "fly"}, "'fly' is not a command"),
+        ({"command": ["prune"]}, "['prune'] is not a command"),
+        ({"command": {"prune": 1}}, "is not a command"),
+        (PRUNE | {"seed": 2**32}, "'seed'"),
+        (PRUNE | {"seed": 10**400}, "'seed'"),
+        (PRUNE | {"samples": 10**30}, "'samples'"),
+        (PRUNE | {"alpha": float("nan")}, "finite"),
+        (PRUNE | {"output": ""}, "cannot be empty"),
+        (PRUNE | {"output": "runs/.."}, "no name for a new folder"),
+        (PRUNE | {"output": "a\0b"}, "control characters"),
+        (PRUNE | {"model": " "}, "cannot be empty"),
+        (PRUNE | {"split": "a/b"}, "no name of a split"),
+        (PRUNE | {"method": "sparsegpt", "options": {"percdamp": "abc"}}, "percdamp"),
+        (PRUNE | {"method": "sparsegpt", "options": {"blocksize": 0}}, "blocksize"),
+        (PRUNE | {"method": "dsnot", "options": {"start": "random"}}, "start"),
+        (PRUNE | {"pattern": [[["2:4"]]]}, "pattern"),
+        (PRUNE | {"colour" * 1000: "red"}, "no key"),
+        ({"command": "repair", "model": "m", "output": "o", "epochs": float("inf")}, "'epochs'"),
+        (
+            {"command": "repair", "model": "m", "output": "o", "options": {"learning_rates": {"vision": -1}}},
+            "learning",
+        ),
+        (
+            {"command": "sweep", "model": "m", "output": "o", "seeds": "0,4294967296"},
+            "eeds are whole numbers",
+        ),
         ({"model": "m"}, "names no command"),
         (["prune"], "key: value"),
     ],
@@ -115,9 +140,29 @@ def test_what_is_wrong_is_said_in_one_sentence(values, said):
     assert said in sentence
     assert "\n" not in sentence
     assert sentence[-1] in ".?"
+    assert len(sentence) < 800
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("a: [", "not YAML"), ("3", "key: value")])
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("a: [", "not YAML"),
+        ("3", "key: value"),
+        ("- command: prune", "key: value"),
+        ("command: [prune]", "not a command"),
+        ("command: prune\noutput: 2026-99-99", "not YAML"),
+        (f"command: prune\nsamples: {'9' * 5000}", "not YAML"),
+        ("command: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("[" * 50_000, "deeper"),
+        (LAUGHS, "deeper"),
+        ("a: &a [*a]", "deeper"),
+        ("x: " + "y" * 2_000_000, "longer"),
+    ],
+)
 def test_a_text_that_is_no_recipe_is_refused(text, said):
     with pytest.raises(UsageError, match=said):
         from_yaml(text)
@@ -126,6 +171,8 @@ def test_a_text_that_is_no_recipe_is_refused(text, said):
 def test_a_missing_or_unreadable_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no recipe file"):
         read_recipes(tmp_path / "absent.yaml")
+    (tmp_path / "marked.yaml").write_text("command: demo\n", encoding="utf-8-sig")
+    assert read_recipes(tmp_path / "marked.yaml") == [DemoRecipe()]
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
     with pytest.raises(UsageError, match="not readable"):
         read_recipes(tmp_path / "picture.yaml")

@@ -10,11 +10,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -235,6 +237,7 @@ def inspect(
       ressa inspect runs/pruned --layers
     """
     _quiet()
+    _try_target(json_target)
     from ressa.commands.inspect import inspect_model
 
     _show([inspect_model(model, layers=layers, figure=figure)], json_target)
@@ -280,30 +283,54 @@ def _with_options(values: Values) -> Values:
             raise UsageError(f"--option {text} is not of the form name=value: write it so.")
         try:
             options[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:
             options[name] = value
+        except RecursionError:
+            raise UsageError(f"The value of --option {name} lies too deep: give a plain one.") from None
     return {**values, "options": options}
 
 
 def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:
     _quiet()
+    _try_target(json_target)
     from ressa.run import run_recipe
 
     _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
 
 
+def _try_target(json_target: str | None) -> None:
+    """Raises UsageError before the work if its result could not be written where `--json` says."""
+    if json_target is None or json_target == "-":
+        return
+    from ressa.files import check_writable
+
+    if Path(json_target).is_dir():
+        raise UsageError(f"{json_target} is a folder: give --json the name of a file that ends in .json.")
+    check_writable(json_target)
+
+
 def _show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:
-    """Print tables for people or JSON for machines; a list only when a recipe file held several recipes."""
+    """Print tables for people or JSON for machines; a list only when a recipe file held several recipes.
+
+    Raises RunError, everything having been shown, where an outcome is that something is wrong.
+    """
     if not is_first():
         return
     data = [outcome.data for outcome in outcomes] if len(outcomes) > 1 else outcomes[0].data
     if json_target == "-":
         print(json.dumps(data, indent=2, ensure_ascii=False))
-        return
-    if json_target is not None:
+    else:
+        _print(outcomes)
+    if json_target not in (None, "-"):
         from ressa.files import write_json
 
-        write_json(json_target, data)
+        write_json(str(json_target), data)
+    for outcome in outcomes:
+        if outcome.wrong:
+            raise RunError(outcome.wrong)
+
+
+def _print(outcomes: Sequence["Outcome"]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -357,19 +384,37 @@ def _terminate(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """A termination signal ends a run as Ctrl-C does. A signal that the parent had this process ignore, as shells
+    have their background jobs ignore Ctrl-C, stays ignored; Python sees to Ctrl-C itself."""
+    ours = threading.current_thread() is threading.main_thread()  # no other thread may
+    if not ours or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     _wait_patiently()
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")
+        with _ending_on_sigterm():
+            status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")
     except (KeyboardInterrupt, Interrupted):
         return _fail(130, "Interrupted: nothing half-written is left; the same command goes on where it can.")
     except UsageError as error:
         return _fail(2, error.sentence, error.table)
     except RunError as error:
         return _fail(1, str(error))
+    except BrokenPipeError:  # whoever read the output has seen enough (`ressa inspect … | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush is silent
+        return 1
     except OSError as error:
         return _fail(1, f"The system refused: {error}.")
     except Exception as error:
@@ -379,8 +424,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(1, "The device ran out of memory: lower --batch-size or use --device cpu.")
         traceback.print_exc()
         return _fail(1, "That is a defect in ressa: please report it with the lines above.")
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return status if isinstance(status, int) else 0
 
 

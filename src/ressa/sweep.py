@@ -17,12 +17,14 @@ from torch import Tensor
 from ressa.allocation.uniform import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm, measure
+from ressa.errors import RunError
 from ressa.files import read_json, write_json
 from ressa.methods import get_method
 from ressa.progress import bar
 from ressa.provenance import fingerprint
 from ressa.pruning import prune
 from ressa.sparsity import parse_pattern
+from ressa.warned import warn
 
 FigureName = Literal["allocation", "modality"]
 SHARES = (10, 20, 30, 40, 50, 60, 70)
@@ -151,6 +153,8 @@ def sweep(
                 finished = {"recipe": recipe, **run(point, seed)}
                 write_json(path, finished)
             found = {key: value for key, value in finished.items() if key != "recipe"}
+            if point.series == DENSE:
+                _check_comparable(found["scores"])
             rows.append({**asdict(point), "seed": seed, "method": method, **found})
             progress.advance()
     for row in rows:
@@ -158,10 +162,22 @@ def sweep(
     return rows
 
 
+def _check_comparable(dense: Mapping[str, float]) -> None:
+    """Raises RunError if the dense model scores 0 on every task; says so of single ones."""
+    nothing = [task for task, score in dense.items() if not score > 0]
+    if len(nothing) == len(dense):
+        raise RunError(
+            f"The dense model scores 0 on {', '.join(nothing)}, so nothing can be compared with it: "
+            "check the model with `ressa evaluate`, or choose other tasks."
+        )
+    if nothing:
+        warn(f"The dense model scores 0 on {', '.join(nothing)}, which the comparison leaves out.")
+
+
 def relative(scores: Mapping[str, float], dense: Mapping[str, float]) -> float:
     """The mean over tasks of a score in per cent of the dense model's; tasks that it scores 0 on are left out."""
     shares = [100 * scores[task] / score for task, score in dense.items() if score > 0]
-    return sum(shares) / len(shares) if shares else 0.0
+    return sum(shares) / len(shares)
 
 
 def _sample(weight: Tensor) -> bytes:

@@ -1,5 +1,6 @@
 """The command line: every command, its help, and one sentence with the right exit code for what is wrong."""
 
+import errno
 import json
 import os
 import shutil
@@ -133,9 +134,14 @@ def test_inspect_finds_a_zero_that_moved(ressa, world, tmp_path):
     layer = next(m for n, m in model.named_modules() if n.endswith("mlp.up_proj"))
     layer.weight.data += (layer.weight == 0).float()
     model.save_pretrained(tmp_path / "pruned")
-    said = ressa("inspect", tmp_path / "pruned", "--json")
-    assert json.loads(said.out)["holds"] is False
-    assert "1 layer" in ressa("inspect", tmp_path / "pruned").out
+    said = ressa("inspect", tmp_path / "pruned", "--json", tmp_path / "found.json")
+    assert said.status == 1
+    assert "1 layer does not keep" in said.sentence
+    assert "mlp.up_proj" in said.sentence
+    assert "language" in said.out  # the table is shown all the same
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["holds"] is False
+    assert [layer["name"] in said.sentence for layer in found["layers"] if layer["holds"] is False] == [True]
 
 
 def test_recipes_run_in_order_and_match_the_commands(ressa, world, tmp_path):
@@ -253,6 +259,19 @@ def text_model(folder):
         (["{llava}", "--calibration", "nowhere"], "nowhere"),
         (["{llava}", "--mixture", "novels"], "novels"),
         (["{llava}", "--colour", "red"], "--colour"),
+        (["{llava}", "--seed", str(2**32)], "'seed'"),
+        (["{llava}", "--samples", "9" * 30], "'samples'"),
+        (["{llava}", "--alpha", "nan"], "finite"),
+        (["{llava}", "--method", "sparsegpt", "--option", "percdamp=NaN"], "finite"),
+        (["{llava}", "--method", "sparsegpt", "--option", "percdamp=abc"], "percdamp"),
+        (["{llava}", "--option", "x=" + "[" * 100_000], "deep"),
+        (["{llava}", "--device", "cuda:99999999999999999999"], "no device"),
+        (["{llava}", "--split", "../../secret"], "split"),
+        (["{llava}", "--calibration", ""], "empty"),
+        (["{llava}", "-o", ""], "no name for a new folder"),
+        (["{llava}", "-o", "."], "no name for a new folder"),
+        (["{llava}", "-o", "/"], "no name for a new folder"),
+        (["{llava}", "--pattern", "9" * 5000 + ":4"], "not a pattern"),
         ([], "Missing argument"),
     ],
 )
@@ -261,7 +280,7 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(ressa, world, tmp_path, 
     places = {"absent": tmp_path / "absent", "text": tmp_path / "text", "llava": world.llava}
     options = [option.format(**places) for option in options]
     calibration = [] if "--calibration" in options else ["--calibration", world.data]
-    result = ressa("prune", *options, "-o", tmp_path / "out", *calibration)
+    result = ressa("prune", "-o", tmp_path / "out", *options, *calibration)
     assert result.status == 2
     assert said in result.sentence
     assert result.out == ""
@@ -276,6 +295,13 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(ressa, world, tmp_path, 
         (["repair", "{pruned}", "-o", "{out}", "--dense", "{absent}"], "absent"),
         (["repair", "{pruned}", "-o", "{out}", "--option", "speed=9"], "speed"),
         (["repair", "{pruned}", "-o", "{out}", "--kd-weight", "2"], "kd_weight"),
+        (["repair", "{pruned}", "-o", "{out}", "--epochs", "inf"], "epochs"),
+        (["repair", "{pruned}", "-o", "{out}", "--epochs", "1e300"], "epochs"),
+        (
+            ["repair", "{pruned}", "-o", "{out}", "--option", 'learning_rates={{"vision": -1}}'],
+            "learning_rates",
+        ),
+        (["evaluate", "{pruned}", "--json", "{folder}"], "is a folder"),
         (["evaluate", "{absent}"], "absent"),
         (["evaluate", "{pruned}", "--tasks", "chess"], "chess"),
         (["evaluate", "{pruned}", "--split", "spring"], "spring"),
@@ -286,6 +312,9 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(ressa, world, tmp_path, 
 )
 def test_other_commands_refuse_in_one_sentence(ressa, world, pruned, tmp_path, arguments, said):
     places = {"llava": world.llava, "absent": tmp_path / "absent", "out": tmp_path / "out", "pruned": pruned}
+    places["folder"] = shutil.copytree(
+        world.data / "images" / "test", tmp_path.parent / "folder.json", dirs_exist_ok=True
+    )
     arguments = [word.format(**places) for word in arguments]
     if arguments[0] in ("repair", "evaluate"):
         arguments += ["--data", str(world.data)]
@@ -326,8 +355,36 @@ def test_every_way_to_repair_ends_in_a_folder(ressa, world, pruned, tmp_path, me
     assert ressa("inspect", output).status == 0
 
 
+@pytest.fixture
+def signals():
+    """Ctrl-C and termination as a shell's foreground job has them, however this process was started."""
+    theirs = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {each: signal.signal(each, handler) for each, handler in theirs.items()}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_result_and_goes_on(ressa, world, pruned, tmp_path, monkeypatch, how):
+def test_a_signal_that_the_parent_had_ignored_stays_ignored(
+    ressa, world, tmp_path, monkeypatch, signals, how
+):
+    keep = FinishedBlocks.keep
+
+    def keep_and_send(self, *arguments):
+        keep(self, *arguments)
+        os.kill(os.getpid(), how)
+
+    monkeypatch.setattr(FinishedBlocks, "keep", keep_and_send)
+    signal.signal(how, signal.SIG_IGN)
+    assert ressa(*prune_arguments(world, tmp_path / "pruned")).status == 0
+    assert signal.getsignal(how) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_result_and_goes_on(
+    ressa, world, pruned, tmp_path, monkeypatch, signals, how
+):
     keep, kept = FinishedBlocks.keep, []
 
     def keep_and_stop(self, block, weights, masks):
@@ -363,9 +420,23 @@ def test_threads_wait_asleep_unless_the_user_says_how(ressa, monkeypatch):
         assert given == ({"OMP_WAIT_POLICY": "passive"} if chosen is None else {chosen: "7"})
 
 
-def test_a_failure_that_is_not_the_users_has_exit_code_1(ressa, world, pruned, tmp_path):
+def test_scores_are_shown_though_their_file_cannot_be_written(ressa, world, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ressa.files.write_json", full)
+    said = ressa("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1,
+                 "--json", tmp_path / "scores.json")  # fmt: skip
+    assert said.status == 1
+    assert "GQA" in said.out
+    assert "No space left" in said.sentence
+
+
+def test_where_the_json_cannot_go_is_told_before_the_work(ressa, world, tmp_path):
     (tmp_path / "file").write_text("")
     said = ressa("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1,
                  "--json", tmp_path / "file" / "scores.json")  # fmt: skip
-    assert said.status == 1
-    assert "system refused" in said.sentence
+    assert said.status == 2
+    assert "cannot be written" in said.sentence
+    assert "GQA" not in said.err
+    assert os.listdir(tmp_path) == ["file"]

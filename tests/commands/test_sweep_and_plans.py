@@ -10,7 +10,7 @@ FEW = ("--samples", "4", "--batch-size", "4")
 
 def test_a_sweep_writes_its_csv_and_figure_and_is_not_done_twice(world, ressa, tmp_path):
     out = tmp_path / "sweep"
-    where = ("--data", world.data, "--calibration", world.data, "--tasks", "vqa", "--limit", "1")
+    where = ("--data", world.data, "--calibration", world.data, "--tasks", "retrieval", "--pool", "2")
     first = ressa("sweep", world.llava, "-o", out, "--method", "magnitude", *FEW, *where)
     assert first.status == 0, first.err
     points = sorted((out / "points").iterdir())
@@ -22,6 +22,14 @@ def test_a_sweep_writes_its_csv_and_figure_and_is_not_done_twice(world, ressa, t
     again = ressa("sweep", world.llava, "-o", out, "--method", "magnitude", *FEW, *where, "--json")
     assert len(json.loads(again.out)["rows"]) == 17
     assert [path.stat().st_mtime_ns for path in sorted((out / "points").iterdir())] == stamps
+
+
+def test_a_dense_model_that_scores_nothing_compares_with_nothing(world, ressa, tmp_path):
+    where = ("--data", world.data, "--calibration", world.data, "--tasks", "vqa", "--limit", "1")
+    said = ressa("sweep", world.llava, "-o", tmp_path / "sweep", "--method", "magnitude", *FEW, *where)
+    assert said.status == 1
+    assert "scores 0 on vqa" in said.sentence
+    assert len(list((tmp_path / "sweep" / "points").iterdir())) == 1  # nothing was pruned for it
 
 
 @pytest.mark.parametrize(

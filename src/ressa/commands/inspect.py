@@ -7,6 +7,8 @@ from ressa.checkpoint import find
 from ressa.commands.outcome import Outcome
 from ressa.report import layers_table, towers_table
 
+SHOWN = 8  # names of layers in a sentence
+
 
 def inspect_model(model: str, *, layers: bool = False, figure: Path | None = None) -> Outcome:
     """Count a folder's zeros by tower and, on request, by layer; check each pattern against the weights.
@@ -34,8 +36,9 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
         return Outcome(data, tables, ["No pattern was asked of this model."])
     broken = [layer.name for layer in count.layers if layer.holds is False]
     if broken:
-        said = (
-            f"{len(broken)} layers do not keep to their pattern, {broken[0]} for one: prune or repair again."
+        which = ", ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" * (len(broken) > SHOWN))
+        count_of = "1 layer does" if len(broken) == 1 else f"{len(broken)} layers do"
+        return Outcome(
+            data, tables, wrong=f"{count_of} not keep to the pattern asked for ({which}): prune again."
         )
-        return Outcome(data, tables, [said])
     return Outcome(data, tables, ["Every layer keeps to its pattern."])

@@ -6,17 +6,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from ressa.recipe.fields import Natural
+from ressa.recipe.fields import Seed, brief
 
 
 class BaseRecipe(BaseModel):
     """A field's help on the command line is the text beneath it, or comes with its type (`fields`)."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
-    seed: Natural = 0
+    seed: Seed = 0
     """The seed of everything random."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0 and so on, or mps."""
@@ -24,9 +28,9 @@ class BaseRecipe(BaseModel):
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
             raise ValueError(
-                f"there is no device '{value}': choose auto, cpu, cuda, cuda:0 and so on, or mps"
+                f"there is no device {brief(value)}: choose auto, cpu, cuda, cuda:0 and so on, or mps"
             )
         return value
 
@@ -45,11 +49,11 @@ def sentence(command: str, kind: type[BaseModel], error: ValidationError) -> str
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, kind.model_fields, 1)
         known = f"did you mean '{close[0]}'?" if close else f"its keys are {', '.join(kind.model_fields)}."
-        return f"A {command} recipe has no key '{key}': {known}"
+        return f"A {command} recipe has no key {brief(key)}: {known}"
     if problem["type"] == "missing":
         return f"The {command} recipe lacks '{key}': add it."
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
         return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "?")) else ".")
     message = problem["msg"][:1].lower() + problem["msg"][1:]
-    return f"'{key}' of the {command} recipe cannot be {problem['input']!r}: {message}."
+    return f"'{key}' of the {command} recipe cannot be {brief(problem['input'])}: {message}."

@@ -5,7 +5,19 @@ from typing import Literal
 
 from ressa.recipe.base import BaseRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
-from ressa.recipe.fields import EMBEDDED, Method, Natural, Pattern, Pool, Positive, PositiveFloat, Share
+from ressa.recipe.fields import (
+    EMBEDDED,
+    Folder,
+    Method,
+    ModelName,
+    Natural,
+    OutputFolder,
+    Pattern,
+    Pool,
+    Positive,
+    PositiveFloat,
+    Share,
+)
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.repair import RepairRecipe
 
@@ -14,11 +26,11 @@ class DemoRecipe(BaseRecipe):
     """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
 
     command: Literal["demo"] = "demo"
-    model: str = "embedded"
+    model: ModelName = "embedded"
     """An embedded model, or any other with a dataset folder of its own."""
-    output: Path = Path("runs/demo")
+    output: OutputFolder = Path("runs/demo")
     """The folder to write."""
-    data: str = EMBEDDED
+    data: Folder = EMBEDDED
     """The dataset folder, or `embedded`."""
     method: Method = "wanda"
     pattern: Pattern = "2:4"

@@ -1,10 +1,21 @@
 """What `ressa evaluate` is told."""
 
-from pathlib import Path
 from typing import Literal
 
 from ressa.recipe.base import BaseRecipe
-from ressa.recipe.fields import EMBEDDED, TASKS, BatchSize, Dtype, Model, Pool, Positive, Tasks, TestSplit
+from ressa.recipe.fields import (
+    EMBEDDED,
+    TASKS,
+    BatchSize,
+    Dtype,
+    Folder,
+    Model,
+    OutputFile,
+    Pool,
+    Positive,
+    Tasks,
+    TestSplit,
+)
 
 
 class EvaluateRecipe(BaseRecipe):
@@ -12,10 +23,10 @@ class EvaluateRecipe(BaseRecipe):
 
     command: Literal["evaluate"] = "evaluate"
     model: Model
-    output: Path | None = None
+    output: OutputFile | None = None
     """The JSON file to write the scores to."""
     tasks: Tasks = TASKS
-    data: str = EMBEDDED
+    data: Folder = EMBEDDED
     """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
     split: TestSplit = "test"
     limit: Positive | None = None

@@ -1,5 +1,9 @@
 """The types of recipes' fields: what values each takes and, where several recipes have it, its help."""
 
+import re
+import reprlib
+import unicodedata
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -34,9 +38,72 @@ def _numbers(value: Any) -> Any:
         numbers = tuple(dict.fromkeys(int(part) for part in parts))
     except (TypeError, ValueError):
         numbers = ()
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"seeds are whole numbers from 0 up, separated by commas, not {value!r}")
+    if not numbers or not all(0 <= number < SEEDS for number in numbers) or len(numbers) > 1000:
+        raise ValueError(
+            f"seeds are whole numbers from 0 to {SEEDS - 1}, separated by commas, not {brief(value)}"
+        )
     return numbers
+
+
+def brief(value: Any) -> str:
+    """A value as a sentence shows it: on one line, its middle left out where it is long."""
+    text = _Brief().repr(value)
+    return text if len(text) <= 80 else f"{text[:50]}…{text[-20:]}"
+
+
+class _Brief(reprlib.Repr):
+    """Never follows a value further than a sentence has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 60, 60, 40
+
+    def repr_int(self, value: int, level: int) -> str:
+        return (
+            "a number of thousands of digits" if value.bit_length() > 1000 else super().repr_int(value, level)
+        )
+
+
+def _folder_to_write(value: Any) -> Any:
+    """A path that a folder can be made at: not empty, not the folder one is in or one above it."""
+    if isinstance(value, str | Path):
+        text = _path(value)
+        if Path(text).name in ("", ".."):
+            raise ValueError(f"'{text}' is no name for a new folder: give one such as runs/pruned")
+        return Path(text)
+    return value
+
+
+def _file_to_write(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        text = _path(value)
+        if Path(text).name in ("", ".."):
+            raise ValueError(f"'{text}' is no name for a file: give one such as runs/scores.json")
+        return Path(text)
+    return value
+
+
+def _path(value: Any) -> Any:
+    """A path as a person writes it: `~` is their home."""
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text.strip():
+        raise ValueError("a path cannot be empty: name a file or folder")
+    if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
+        raise ValueError(f"{brief(text)} is no path: it holds control characters")
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # no such user's home
+        return text
+
+
+def _split(value: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]{0,99}", value):
+        raise ValueError(
+            f"{brief(value)} is no name of a split: it is a part of file names, such as val or test"
+        )
+    return value
 
 
 def _known_method(value: str) -> str:
@@ -65,19 +132,32 @@ def _one_spelling_or_dense(value: Any, info: ValidationInfo) -> Any:
     return value if value == DENSE else one_spelling(value, info)
 
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+# Far above anything of use, and far below what a machine's integers hold.
+MOST = 10**9
+SEEDS = 2**32
+
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=MOST)]
+PositiveFloat = Annotated[float, Field(gt=0, le=MOST)]
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-Model = Annotated[str, Field(description="A folder, a Hugging Face hub id, `embedded` or `embedded-llava`.")]
+OutputFolder = Annotated[Path, BeforeValidator(_folder_to_write)]
+OutputFile = Annotated[Path, BeforeValidator(_file_to_write)]
+InputPath = Annotated[Path, BeforeValidator(_path)]
+Folder = Annotated[str, BeforeValidator(_path)]
+ModelName = Annotated[str, BeforeValidator(_path)]
+Model = Annotated[
+    ModelName, Field(description="A folder, a Hugging Face hub id, `embedded` or `embedded-llava`.")
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Field(
         description="float32, bfloat16, float16, or auto: as saved, and computed in float32 where that is slow."
     ),
 ]
-BatchSize = Annotated[int, Field(gt=0, description="How many run at a time.")]
+BatchSize = Annotated[Positive, Field(description="How many run at a time.")]
 
 Method = Annotated[str, AfterValidator(_known_method), Field(description="How weights are scored.")]
 # These read the recipe's `method`, a field that stands before them; where it is wrong, it alone is named.
@@ -89,21 +169,21 @@ PatternOrDense = Annotated[str, BeforeValidator(_one_spelling_or_dense)]
 
 # Samples to calibrate or train on.
 Calibration = Annotated[
-    str, Field(description="The dataset folder of the calibration samples, or `embedded`.")
+    Folder, Field(description="The dataset folder of the calibration samples, or `embedded`.")
 ]
-SamplesSplit = Annotated[str, Field(description="The split they are drawn from.")]
+SamplesSplit = Annotated[str, AfterValidator(_split), Field(description="The split they are drawn from.")]
 Mixture = Annotated[
     str,
     Field(
         description="What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."
     ),
 ]
-Samples = Annotated[int, Field(gt=0, description="How many they are.")]
+Samples = Annotated[Positive, Field(description="How many they are.")]
 
 # What to score.
 Tasks = Annotated[
     tuple[str, ...], BeforeValidator(_task_names), Field(description="Which, separated by commas.")
 ]
-TestSplit = Annotated[str, Field(description="The split to score on.")]
-Pool = Annotated[int, Field(gt=0, description="How many images retrieval chooses among.")]
+TestSplit = Annotated[str, AfterValidator(_split), Field(description="The split to score on.")]
+Pool = Annotated[Positive, Field(description="How many images retrieval chooses among.")]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_numbers)]

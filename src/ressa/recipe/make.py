@@ -8,6 +8,7 @@ from ressa.errors import UsageError
 from ressa.recipe.base import sentence
 from ressa.recipe.demo import DemoRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
+from ressa.recipe.fields import brief
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.repair import RepairRecipe
 from ressa.recipe.sweep import SweepRecipe
@@ -24,8 +25,8 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     if not isinstance(values, dict):
         raise UsageError("A recipe is a list of 'key: value' lines, the first being 'command: prune', say.")
     command = values.get("command")
-    if command not in RECIPES:
-        wrong = f"'{command}' is not a command" if command else "The recipe names no command"
+    if not isinstance(command, str) or command not in RECIPES:
+        wrong = f"{brief(command)} is not a command" if command else "The recipe names no command"
         raise UsageError(f"{wrong}: write 'command:' and one of {', '.join(RECIPES)}.")
     kind = RECIPES[command]
     try:

@@ -1,6 +1,5 @@
 """What `ressa prune` is told."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -12,10 +11,12 @@ from ressa.recipe.fields import (
     BatchSize,
     Calibration,
     Dtype,
+    InputPath,
     Method,
     MethodOptions,
     Mixture,
     Model,
+    OutputFolder,
     PatternOrDense,
     PositiveFloat,
     Samples,
@@ -29,7 +30,7 @@ class PruneRecipe(BaseRecipe):
 
     command: Literal["prune"] = "prune"
     model: Model
-    output: Path
+    output: OutputFolder
     """The folder to write."""
     method: Method = "wanda"
     pattern: PatternOrDense = "2:4"
@@ -48,7 +49,7 @@ class PruneRecipe(BaseRecipe):
     """With auto: what the budget counts, parameters or the multiply-adds of the calibration samples."""
     choices: str | None = None
     """With auto: the patterns to choose from beside dense, such as 6:8,4:8,2:4."""
-    plan: Path | None = None
+    plan: InputPath | None = None
     """A plan file, or a folder that ressa pruned, whose plan to carry out instead."""
     calibration: Calibration = EMBEDDED
     split: SamplesSplit = "calibration"

@@ -1,7 +1,9 @@
 """Recipes as YAML. A file may hold several, one document each (separated by `---`): they run in that order."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,6 +30,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+MOST_CHARACTERS = 1_000_000
+MOST_VALUES = 10_000
+TOO_MUCH = (
+    "The recipe holds more, or lies deeper, than a recipe can: write each option once, without aliases."
+)
+
+
 def to_yaml(recipe: Recipe) -> str:
     """A recipe as YAML, every option written out, the command first."""
     values = {"command": recipe.command, **recipe.model_dump(mode="json")}
@@ -41,13 +50,32 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
 
 def from_yaml(text: str) -> list[Recipe]:
     """The recipes in a YAML text, one a document. Raises UsageError when it is not YAML or one is wrong."""
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(f"The recipe is longer than {MOST_CHARACTERS:,} characters: give a recipe file.")
     try:
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
-    except yaml.YAMLError as error:
-        raise UsageError(f"The recipe is not YAML: {' '.join(str(error).split())}.") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date or number that cannot be, too
+        raise UsageError(f"The recipe is not YAML: {' '.join(str(error).split())[:300]}.") from None
+    except RecursionError:
+        raise UsageError(TOO_MUCH) from None
+    if _size(documents) > MOST_VALUES:
+        raise UsageError(TOO_MUCH)
     if not documents:
         raise UsageError("The recipe is empty: write 'command: prune', 'model: …' and 'output: …', say.")
     return [make_recipe(document) for document in documents]
+
+
+def _size(value: Any, most: int = MOST_VALUES) -> int:
+    """How many values there are, each alias counted as what it stands for; counting stops beyond `most`."""
+    waiting, count = [value], 0
+    while waiting and count <= most:
+        each = waiting.pop()
+        count += 1
+        if isinstance(each, Mapping):
+            waiting += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple | set):
+            waiting += each
+    return count
 
 
 def read_recipes(path: str | Path) -> list[Recipe]:
@@ -56,7 +84,7 @@ def read_recipes(path: str | Path) -> list[Recipe]:
     if not path.is_file():
         raise UsageError(f"There is no recipe file {path}: check the path.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The recipe file {path} is not readable text: {error}.") from None
     return from_yaml(text)

@@ -1,6 +1,5 @@
 """What `ressa repair` is told."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -10,8 +9,12 @@ from ressa.recipe.base import BaseRecipe, sentence
 from ressa.recipe.fields import (
     EMBEDDED,
     Dtype,
+    Epochs,
+    Folder,
     Mixture,
+    ModelName,
     Natural,
+    OutputFolder,
     Positive,
     PositiveFloat,
     Samples,
@@ -28,18 +31,18 @@ class RepairRecipe(BaseRecipe):
     """
 
     command: Literal["repair"] = "repair"
-    model: str
+    model: ModelName
     """A folder that `ressa prune` made."""
-    dense: str | None = None
+    dense: ModelName | None = None
     """The model it was pruned from; by default the one that the folder names."""
-    output: Path
+    output: OutputFolder
     """The folder to write."""
-    data: str = EMBEDDED
+    data: Folder = EMBEDDED
     """The dataset folder of the training samples, or `embedded`."""
     split: SamplesSplit = "train"
     mixture: Mixture = "mix"
     samples: Samples = 25_000
-    epochs: PositiveFloat = 1.0
+    epochs: Epochs = 1.0
     """How often each is seen."""
     batch_size: Positive = 16
     """How many make a step."""

@@ -1,6 +1,5 @@
 """What `ressa sweep` is told."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,10 +10,12 @@ from ressa.recipe.fields import (
     BatchSize,
     Calibration,
     Dtype,
+    Folder,
     Method,
     MethodOptions,
     Mixture,
     Model,
+    OutputFolder,
     Pool,
     Positive,
     Samples,
@@ -30,7 +31,7 @@ class SweepRecipe(BaseRecipe):
 
     command: Literal["sweep"] = "sweep"
     model: Model
-    output: Path
+    output: OutputFolder
     """The folder to write: finished points, CSV and PNG."""
     figure: Literal["allocation", "modality"] = "allocation"
     """allocation: vision to language at a constant sum; modality: which tower is pruned."""
@@ -38,7 +39,7 @@ class SweepRecipe(BaseRecipe):
     seeds: Seeds = (0,)
     """Of the calibration samples, separated by commas; every point is run with each."""
     tasks: Tasks = ("vqa", "okvqa", "gqa", "caption")
-    data: str = EMBEDDED
+    data: Folder = EMBEDDED
     """The dataset folder to score on, or `embedded`."""
     split: TestSplit = "test"
     limit: Positive | None = 100

@@ -158,7 +158,7 @@ def parse_pattern(text: str | float, *, scope: Scope = "row") -> Pattern:
     Raises UsageError for anything else. `parse_pattern(str(pattern)) == pattern` for every pattern.
     """
     words = str(text).strip()
-    if groups := re.fullmatch(r"(\d+)\s*:\s*(\d+)", words):
+    if groups := re.fullmatch(r"(\d{1,9})\s*:\s*(\d{1,9})", words):
         return NM(int(groups[1]), int(groups[2]))
     if share := re.fullmatch(r"([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:@\s*(\w+))?", words):
         try:
@@ -169,7 +169,7 @@ def parse_pattern(text: str | float, *, scope: Scope = "row") -> Pattern:
             named: Scope = share[3] or scope  # type: ignore[assignment]  # Unstructured refuses other names
             return Unstructured(value / 100 if share[2] else value, named)
     raise UsageError(
-        f"'{text}' is not a pattern: write N:M such as 2:4, or a share of zeros such as 0.5 or 50%."
+        f"'{words[:40]}' is not a pattern: write N:M such as 2:4, or a share of zeros such as 0.5 or 50%."
     )
 
 
