@@ -81,13 +81,18 @@ def recipe_command(
     name → annotation; they default to None.
     """
     hidden = {"command"} if writes_folder else {"command", "output"}
-    common = ("seed", "device")  # these stand last in the help
+    common = ("on_bad_sample", "max_pixels", "follow_links", "seed", "device")  # these stand last in the help
     names = sorted(recipe.model_fields, key=lambda name: name in common)
     fields = {name: recipe.model_fields[name] for name in names if name not in hidden}
 
     def register(adapt: Callable[[Values], Values]) -> None:
         @interruptible
         def run(force: bool = False, json_target: str | None = None, **values: Any) -> None:
+            if not writes_folder and json_target not in (
+                None,
+                "-",
+            ):  # it is the output, and is known beforehand
+                values["output"] = json_target
             _run([make_recipe({"command": adapt.__name__, **adapt(values)})], force, json_target)
 
         option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)

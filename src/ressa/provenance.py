@@ -4,8 +4,12 @@ import hashlib
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from ressa import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def versions() -> dict[str, str]:
@@ -28,3 +32,9 @@ def fingerprint(parts: Iterable[str | bytes]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:16]
+
+
+def fingerprint_weights(weights: Iterable["Tensor"]) -> str:
+    """A digest of about a thousand numbers of each weight: enough to tell one model from another of its name."""
+    flat = (weight.detach().reshape(-1) for weight in weights)
+    return fingerprint(each[:: max(1, len(each) // 1024)].float().cpu().numpy().tobytes() for each in flat)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ressa.commands.outcome import Outcome
+from ressa.data.images import limit_pixels
 from ressa.errors import UsageError
 from ressa.processes import are_several
 from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
@@ -16,6 +17,7 @@ def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
     """
     if are_several() and not isinstance(recipe, RepairRecipe):
         raise UsageError(f"Only a repair runs in several processes: start `ressa {recipe.command}` in one.")
+    limit_pixels(recipe.max_pixels)
     with recorded() as said:
         outcome = _run(recipe, force)
     return replace(outcome, data={**outcome.data, "warnings": said})

@@ -21,7 +21,7 @@ from ressa.errors import RunError
 from ressa.files import read_json, write_json
 from ressa.methods import get_method
 from ressa.progress import bar
-from ressa.provenance import fingerprint
+from ressa.provenance import fingerprint, fingerprint_weights
 from ressa.pruning import prune
 from ressa.sparsity import parse_pattern
 from ressa.warned import warn
@@ -97,7 +97,7 @@ def sweep(
     chosen = get_method(method)
     modules: dict[str, Any] = dict(model.named_modules())
     dense = {name: modules[name].weight.detach().clone() for name in anatomy.linears()}
-    weights = fingerprint(_sample(weight) for weight in dense.values())
+    weights = fingerprint_weights(dense.values())
     prepared: dict[int, Sequence[Mapping[str, Tensor]]] = {}
 
     def run(point: Point, seed: int) -> dict[str, Any]:
@@ -178,9 +178,3 @@ def relative(scores: Mapping[str, float], dense: Mapping[str, float]) -> float:
     """The mean over tasks of a score in per cent of the dense model's; tasks that it scores 0 on are left out."""
     shares = [100 * scores[task] / score for task, score in dense.items() if score > 0]
     return sum(shares) / len(shares)
-
-
-def _sample(weight: Tensor) -> bytes:
-    """Enough of a weight to tell one model from another of the same name."""
-    flat = weight.reshape(-1)
-    return flat[:: max(1, len(flat) // 1024)].float().cpu().numpy().tobytes()

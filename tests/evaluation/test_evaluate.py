@@ -194,7 +194,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
 
 
 def test_missing_data_of_a_later_task_is_known_before_the_model_runs(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("ressa.evaluation._run", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("ressa.evaluation.scoring._run", lambda *_: pytest.fail("the model ran"))
     lacking = tiny_dataset(tmp_path / "lacking")
     (lacking / "gqa_test.json").unlink()
     with pytest.raises(UsageError, match=r"gqa_test\.json does not exist"):

@@ -1,48 +1,95 @@
 """`ressa evaluate`: a model's scores on the tasks of a dataset folder."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ressa.cache import cache_folder
 from ressa.checkpoint import find
 from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
-from ressa.files import write_json
+from ressa.commands.target import work_folder, work_place
+from ressa.errors import UsageError
+from ressa.evaluation import Drawn, Kept, draw
+from ressa.files import check_writable, read_json, write_json
+from ressa.locks import held
+from ressa.provenance import fingerprint, fingerprint_weights, versions
 from ressa.recipe import EvaluateRecipe
 from ressa.report import scores_table
 from ressa.warned import recorded
 
 
 def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
-    """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named."""
-    find(recipe.model)
-    folder = find_data(recipe.data)
-    # What is wrong up to here is told before PyTorch is imported.
-    from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import load, measure
-    from ressa.device import find_device
-    from ressa.evaluation import evaluate
-    from ressa.fast_dtype import in_fast_dtype
+    """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named.
 
-    device = find_device(recipe.device)
-    vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-    with recorded() as said, in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
-        result = evaluate(
-            vlm,
-            folder,
+    Answers are kept until all are there: an evaluation that was cut short goes on where it was.
+    """
+    find(recipe.model)
+    with recorded() as said:
+        drawn = draw(
+            find_data(recipe.data),
             recipe.tasks,
             split=recipe.split,
             limit=recipe.limit,
-            batch_size=recipe.batch_size,
-            beams=recipe.beams,
-            seed=recipe.seed,
             pool=recipe.pool,
-            device=device,
+            seed=recipe.seed,
+            on_bad=recipe.on_bad_sample,
+            follow_links=recipe.follow_links,
         )
-    sparsity = measure(vlm.model, find_anatomy(vlm.model))
+        # What is wrong up to here is told before PyTorch is imported.
+        from ressa.anatomy import find_anatomy
+        from ressa.checkpoint import load, measure
+        from ressa.device import find_device
+        from ressa.evaluation import score
+        from ressa.fast_dtype import in_fast_dtype
+
+        device = find_device(recipe.device)
+        vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+        with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
+            begun = _identity(recipe, drawn, vlm.model, f"{computed_in} on {device.type}")
+            with _kept(recipe, begun) as kept:
+                result = score(
+                    vlm, drawn, batch_size=recipe.batch_size, beams=recipe.beams, device=device, kept=kept
+                )
     data = {
         "model": recipe.model,
         **result,
-        "sparsity": sparsity,
+        "sparsity": measure(vlm.model, find_anatomy(vlm.model)),
         "recipe": recipe.identity(),
         "warnings": said,
     }
     if recipe.output is not None:
         write_json(recipe.output, data)
     return Outcome(data, [scores_table(data, recipe.model)])
+
+
+def _identity(recipe: EvaluateRecipe, drawn: Drawn, model: Any, computed: str) -> dict[str, Any]:
+    """What decides the answers."""
+    return {
+        **recipe.identity(),
+        "weights": fingerprint_weights(model.state_dict().values()),
+        "asked": drawn.fingerprint(),
+        "computed": computed,
+        "versions": versions(),
+    }
+
+
+@contextmanager
+def _kept(recipe: EvaluateRecipe, identity: dict[str, Any]) -> Iterator[Kept]:
+    """Where the answers are kept: beside the file of the scores, else among what ressa can make again.
+
+    Those of another evaluation are dropped, as its scores would be.
+    """
+    place = recipe.output
+    if place is None or (place.exists() and not place.is_file()):
+        place = cache_folder() / "evaluations" / fingerprint([json.dumps(identity, sort_keys=True)])
+        try:
+            check_writable(place)
+        except UsageError:  # a machine that keeps nothing
+            yield Kept()
+            return
+    with held(place):
+        begun = read_json(work_place(place) / "recipe.json")
+        with work_folder(place, identity, force=begun != identity) as work:
+            yield Kept(work / "answers.jsonl")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ressa.data import Sample, training_samples
+from ressa.data.checking import readable
+from ressa.data.faults import Faults, OnBadSample
 from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
@@ -14,6 +16,8 @@ from ressa.recipe import EMBEDDED
 
 if TYPE_CHECKING:
     import torch
+
+    from ressa.checkpoint import Vlm
 
 
 def find_dtype(name: str) -> "torch.dtype | None":
@@ -33,10 +37,41 @@ def find_data(spec: str) -> Path:
     return folder
 
 
-def draw_samples(spec: str, split: str, count: int, mixture: str, seed: int) -> list[Sample]:
-    """Samples of a dataset folder, drawn with a seed; `mixture` may be several tasks separated by commas."""
+def draw_samples(
+    spec: str,
+    split: str,
+    count: int,
+    mixture: str,
+    seed: int,
+    *,
+    on_bad: OnBadSample = "stop",
+    follow_links: bool = False,
+) -> list[Sample]:
+    """Samples of a dataset folder, drawn with a seed; `mixture` may be several tasks separated by commas.
+
+    on_bad, follow_links: as `training_samples` takes them.
+    """
     tasks = [task.strip() for task in mixture.split(",")]
-    return training_samples(find_data(spec), split, count, seed, tasks if len(tasks) > 1 else mixture)
+    wanted = tasks if len(tasks) > 1 else mixture
+    return training_samples(
+        find_data(spec), split, count, seed, wanted, on_bad=on_bad, follow_links=follow_links
+    )
+
+
+def fitting(samples: Sequence[Sample], vlm: "Vlm", on_bad: OnBadSample) -> list[Sample]:
+    """The samples whose texts the model can read: all of them, or on `skip` those that it can.
+
+    Raises UsageError for those that it cannot, before any work starts.
+    """
+    from ressa.data import Batcher
+
+    faults = Faults(on_bad)
+    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
+    found = readable(samples, batcher, faults)
+    faults.settle()
+    if not found:
+        raise UsageError("No sample is left that this model can read: shorten their texts.")
+    return found
 
 
 def fingerprint_samples(samples: Sequence[Sample]) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from ressa.allocation import read_plan
 from ressa.checkpoint import Manifest, find, lasting_name
-from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.provenance import versions
@@ -22,7 +22,15 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     find(recipe.model)
     given = None if recipe.plan is None else read_plan(recipe.plan)
-    samples = draw_samples(recipe.calibration, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
+    samples = draw_samples(
+        recipe.calibration,
+        recipe.split,
+        recipe.samples,
+        recipe.mixture,
+        recipe.seed,
+        on_bad=recipe.on_bad_sample,
+        follow_links=recipe.follow_links,
+    )
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
@@ -36,6 +44,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     anatomy = find_anatomy(vlm.model)
+    samples = fitting(samples, vlm, recipe.on_bad_sample)
     inputs = batches(vlm, samples, recipe.batch_size)
     calibration = {
         "name": recipe.calibration,

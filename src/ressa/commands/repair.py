@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ressa.checkpoint import Manifest, find, lasting_name, read_manifest
-from ressa.commands.inputs import draw_samples, find_dtype
+from ressa.commands.inputs import draw_samples, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.errors import UsageError
@@ -31,7 +31,15 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     find(recipe.model)
     if config.needs_teacher:
         _find_dense(recipe, pruned)
-    samples = draw_samples(recipe.data, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
+    samples = draw_samples(
+        recipe.data,
+        recipe.split,
+        recipe.samples,
+        recipe.mixture,
+        recipe.seed,
+        on_bad=recipe.on_bad_sample,
+        follow_links=recipe.follow_links,
+    )
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.checkpoint import check_fits, load, read_masks, save, size_of
     from ressa.fast_dtype import in_fast_dtype
@@ -44,6 +52,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     dtype = find_dtype(recipe.dtype)
     vlm = load(recipe.model, dtype=dtype)
     check_fits(vlm.model, pruned.plan, masks)
+    samples = fitting(samples, vlm, recipe.on_bad_sample)
     dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
     room = 2 * size_of(vlm.model)  # finished blocks and the result
     with work_folder(recipe.output, identity, force=force, room=room) as work:

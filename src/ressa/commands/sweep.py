@@ -2,18 +2,23 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ressa.checkpoint import find
-from ressa.commands.inputs import draw_samples, find_data, find_dtype
+from ressa.commands.inputs import draw_samples, find_data, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time
+from ressa.data import Sample
 from ressa.errors import UsageError
+from ressa.evaluation import draw
 from ressa.files import write_json
+from ressa.methods import get_method
 from ressa.recipe import SweepRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ressa.checkpoint import Vlm
 
 
 @one_at_a_time
@@ -30,11 +35,21 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     find(recipe.model)
     data = find_data(recipe.data)
     find_data(recipe.calibration)
+    drawn = draw(
+        data,
+        recipe.tasks,
+        split=recipe.split,
+        limit=recipe.limit,
+        pool=recipe.pool,
+        seed=recipe.seed,
+        on_bad=recipe.on_bad_sample,
+        follow_links=recipe.follow_links,
+    )
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.checkpoint import load
     from ressa.data import batches
     from ressa.device import find_device
-    from ressa.evaluation import evaluate
+    from ressa.evaluation import score
     from ressa.fast_dtype import in_fast_dtype
     from ressa.report.sweep import sweep_figure, sweep_table, write_csv
     from ressa.sweep import sweep
@@ -44,23 +59,11 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     if force:
         shutil.rmtree(output / "points", ignore_errors=True)
 
-    def inputs(seed: int) -> Sequence[Mapping[str, "Tensor"]]:
-        samples = draw_samples(
-            recipe.calibration, recipe.calibration_split, recipe.samples, recipe.mixture, seed
-        )
-        return batches(vlm, samples, recipe.batch_size)
+    calibrated = get_method(recipe.method).needs(recipe.options) is not None
+    samples = {seed: _samples(recipe, vlm, seed) for seed in recipe.seeds} if calibrated else {}
 
-    def score() -> dict[str, Any]:
-        return evaluate(
-            vlm,
-            data,
-            recipe.tasks,
-            split=recipe.split,
-            limit=recipe.limit,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            pool=recipe.pool,
-        )
+    def inputs(seed: int) -> Sequence[Mapping[str, "Tensor"]]:
+        return batches(vlm, samples[seed], recipe.batch_size)
 
     with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype):
         rows = sweep(
@@ -68,7 +71,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
             figure,
             output,
             inputs=inputs,
-            score=score,
+            score=lambda: score(vlm, drawn, batch_size=recipe.batch_size),
             method=recipe.method,
             seeds=recipe.seeds,
             identity={**recipe.identity(), "questions": recipe.seed},
@@ -86,6 +89,19 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         [sweep_table(rows, f"{name}, % of dense")],
         [f"{written['csv']} and {written['png']} are written."],
     )
+
+
+def _samples(recipe: SweepRecipe, vlm: "Vlm", seed: int) -> list[Sample]:
+    samples = draw_samples(
+        recipe.calibration,
+        recipe.calibration_split,
+        recipe.samples,
+        recipe.mixture,
+        seed,
+        on_bad=recipe.on_bad_sample,
+        follow_links=recipe.follow_links,
+    )
+    return fitting(samples, vlm, recipe.on_bad_sample)
 
 
 def _count(seeds: Sequence[int]) -> str:

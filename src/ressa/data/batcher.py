@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
+from ressa.data.limits import Limits
 from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample
 from ressa.data.text import Text
@@ -54,6 +55,7 @@ class Batcher:
         self.tokenizer = processor.tokenizer
         text_config = config.get_text_config()
         self.encoder_decoder = bool(config.is_encoder_decoder or text_config.is_encoder_decoder)
+        self.limits = Limits(processor, config)
         self.text = Text(self.processor, self.encoder_decoder, stop_ids(config, generation_config), end)
         # Families whose image is no part of the text (BLIP, GIT) generate behind unpadded prompts only.
         self.pads_prompts = self.encoder_decoder or self.text.image_token is not None
@@ -69,6 +71,8 @@ class Batcher:
         """
         targets = self.targets(samples)
         rows, rest = self._encode(samples)
+        names = [sample.id for sample in samples]
+        self.limits.check(names, [len(target) for target in targets])
         if self.encoder_decoder:
             batch = self._padded(rows, left=False) | rest
             batch["labels"] = pad(targets, IGNORED)
@@ -78,6 +82,7 @@ class Batcher:
         rows["labels"] = [torch.full_like(row, IGNORED) for row in rows["input_ids"]]
         for index, target in enumerate(targets):
             self._append(rows, index, target)
+        self.limits.check(names, [len(row) for row in rows["input_ids"]])
         return self._padded(rows, left=False) | rest
 
     def generation(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -110,13 +115,20 @@ class Batcher:
             if not (sample.target or "").strip():
                 name = sample.id or "(unnamed)"
                 raise UsageError(f"sample {name} has no target text to learn from: give it one.")
-        texts = [(sample.target or "").strip() for sample in samples]
-        ids = self.text.target_ids([sample.prompt for sample in samples], texts)
+        texts = [self.limits.cleaned((sample.target or "").strip()) for sample in samples]
+        ids = self.text.target_ids([self.limits.cleaned(sample.prompt) for sample in samples], texts)
         return [torch.tensor(row) for row in ids]
 
     def stopping(self) -> dict[str, Any]:
         """What `model.generate` must be told to stop where answers end; nothing where its configs say it."""
         return self.text.stopping()
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of a sample where the model needs most positions: those of its image and its target count."""
+        rows, _ = self._encode([sample], check=False)
+        prompt = len(rows["input_ids"][0])
+        target = len(self.targets([sample])[0]) if sample.target else 0
+        return max(prompt, target) if self.encoder_decoder else prompt + target
 
     def decode(self, generated: Tensor, inputs: dict[str, Tensor]) -> list[str]:
         """The new text in what `generate` returned, without special tokens.
@@ -138,12 +150,15 @@ class Batcher:
     def _texts(self, ids: Tensor) -> list[str]:
         return self.text.read(ids.tolist())
 
-    def _encode(self, samples: Sequence[Sample]) -> tuple[dict[str, Rows], dict[str, Tensor]]:
+    def _encode(
+        self, samples: Sequence[Sample], check: bool = True
+    ) -> tuple[dict[str, Rows], dict[str, Tensor]]:
         """The processor's output: what runs along the text, as rows without padding, and the rest."""
         if not samples:
             raise UsageError("there are no samples to make a batch of: give at least one image-text sample.")
-        texts = [self.text.render(sample.prompt) for sample in samples]
+        texts = [self.text.render(self.limits.cleaned(sample.prompt)) for sample in samples]
         encoded = self.text.process(self._images.load(samples), texts)
+        self.limits.cut_for_qformer(encoded)
         shape = encoded["input_ids"].shape
         real = encoded.get("attention_mask", torch.ones(shape)).bool()
         encoded["attention_mask"] = real.long()
@@ -155,6 +170,8 @@ class Batcher:
                 rows[key] = [line[keep] for line, keep in zip(value, real, strict=True)]
             else:
                 rest[key] = value
+        if check:
+            self.limits.check([sample.id for sample in samples], [len(row) for row in rows["input_ids"]])
         return rows, rest
 
     def _padded(self, rows: dict[str, Rows], left: bool) -> dict[str, Tensor]:

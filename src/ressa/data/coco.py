@@ -1,53 +1,66 @@
 """COCO captions (also NoCaps): `{"images": [{id, file_name}], "annotations": [{image_id, caption}]}`."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from ressa.data.image_folder import ImageFolder
-from ressa.data.jsonfile import at_least_one, expecting, read_json
+from ressa.data.faults import Faults, collecting
+from ressa.data.image_folder import ImageFolder, image_folder
+from ressa.data.jsonfile import lists
 from ressa.data.prompts import CAPTION
 from ressa.data.sample import CaptionedImage
+from ressa.data.values import field, fields, identity, items, text, texts
+from ressa.errors import UsageError
 
 WHAT = "COCO captions"
 
 
-def read_captions(captions: str | Path, images: str | Path, prompt: str = CAPTION) -> list[CaptionedImage]:
-    """The images of a COCO captions file, each with its captions; images without a caption are left out.
+def read_captions(
+    captions: str | Path,
+    images: str | Path | ImageFolder,
+    prompt: str = CAPTION,
+    faults: Faults | None = None,
+) -> list[CaptionedImage]:
+    """The images of a COCO captions file, each with its captions; images without one are left out, which is said.
 
     An image entry may carry `objects`: the names of what is in it, each a string or a list of its forms
-    (singular, plural).
+    (singular, plural). faults: where to put what cannot be used; by default that raises UsageError.
     """
-    content = read_json(captions)
-    texts: dict[str, list[str]] = {}
-    found = []
-    with expecting(WHAT, captions):
-        for annotation in content["annotations"]:
-            texts.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
-        folder = ImageFolder(images, names_of(content["images"]))
-        for image in content["images"]:
-            if str(image["id"]) in texts:
-                found.append(
-                    CaptionedImage(
-                        image=folder.numbered(image["id"]),
-                        prompt=prompt,
-                        id=str(image["id"]),
-                        captions=tuple(texts[str(image["id"])]),
-                        objects=tuple(_forms(name) for name in image.get("objects", ())),
-                    )
-                )
-    return at_least_one(found, "captions", captions)
+    listed, annotations = lists(captions, WHAT, "images", "annotations")
+    folder = image_folder(images)
+    said: dict[str, list[str]] = {}
+    found: list[CaptionedImage] = []
+    seen: set[str] = set()
+    with collecting(faults) as collected:
+        for place, entry in enumerate(annotations):
+            with collected.at(captions, "annotations", place):
+                key = identity(field(fields(entry), "image_id"), "the image_id")
+                said.setdefault(key, []).append(text(field(entry, "caption"), "the caption"))
+        for place, entry in enumerate(listed):
+            with collected.at(captions, "images", place):
+                key = identity(field(fields(entry), "id"), "the id")
+                if key in seen:
+                    raise UsageError(f"an image before it has the id {key}, too")
+                seen.add(key)
+                if key in said:
+                    image = folder.named(field(entry, "file_name"))
+                    objects = items(entry.get("objects") or [], "objects")
+                    forms = tuple(texts(name, "an object's name") for name in objects)
+                    found.append(CaptionedImage(image, prompt, None, key, tuple(said[key]), forms))
+        collected.leave_out(captions, len(seen - said.keys()), "images have no caption")
+        strangers = sum(len(texts) for key, texts in said.items() if key not in seen)
+        collected.leave_out(captions, strangers, "captions are of images that it does not list")
+        return collected.some(found, "captions", captions)
 
 
 def image_names(captions: str | Path) -> dict[str, str]:
-    """Image id → file name, from the `images` list of a COCO captions file."""
-    content = read_json(captions)
-    with expecting(WHAT, captions):
-        return names_of(content["images"])
+    """Image id → file name, from the `images` list of a COCO captions file.
 
-
-def names_of(images: list[dict]) -> dict[str, str]:
-    """Image id → file name. NoCaps and COCO alike."""
-    return {str(image["id"]): image["file_name"] for image in images}
-
-
-def _forms(name: str | list[str]) -> tuple[str, ...]:
-    return (name,) if isinstance(name, str) else tuple(name)
+    Entries that lack one of them are passed over: they are told where captions are read.
+    """
+    (images,) = lists(captions, WHAT, "images")
+    found = {}
+    for entry in images:
+        with suppress(UsageError):
+            name = text(field(fields(entry), "file_name"), "the file name")
+            found[identity(field(entry, "id"), "the id")] = name
+    return found

@@ -2,40 +2,57 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ressa.data.image_folder import ImageFolder
-from ressa.data.jsonfile import at_least_one, expecting, read_json
+from ressa.data.faults import Faults, collecting
+from ressa.data.image_folder import ImageFolder, image_folder
+from ressa.data.jsonfile import expecting, read_json
+from ressa.data.numbering import Numbering, ids_in
 from ressa.data.prompts import QUESTION
 from ressa.data.sample import Question
+from ressa.data.values import answer, field, fields, identity, text, texts
 
 
 def read_gqa(
     questions: str | Path,
-    images: str | Path,
+    images: str | Path | ImageFolder,
     template: str = QUESTION,
     names: Mapping[str, str] | None = None,
+    faults: Faults | None = None,
 ) -> list[Question]:
     """The questions in file order, each with its one answer; kinds are its structural and its semantic type.
 
     Official files fit as they are, for example `testdev_balanced_questions.json` and the folder `images`.
+    `names` maps image ids to file names where these are not called by the id. faults: where to put what cannot
+    be used; by default that raises UsageError.
     """
-    folder = ImageFolder(images, names)
     content = read_json(questions)
-    found = []
     with expecting("GQA questions", questions):
-        for question_id, entry in content.items():
-            types = entry.get("types", {})
-            found.append(
-                Question(
-                    image=folder.numbered(entry["imageId"]),
-                    prompt=template.replace("{}", entry["question"]),
-                    target=entry["answer"],
-                    id=question_id,
-                    question=entry["question"],
-                    answers=(entry["answer"],),
-                    kinds=tuple(
-                        f"{key}: {types[key]}" for key in ("structural", "semantic") if types.get(key)
-                    ),
+        entries = dict(content.items())
+    pictures = Numbering("Visual Genome", image_folder(images), ids_in(entries.values(), "imageId"), names)
+    found: list[Question] = []
+    with collecting(faults) as collected:
+        for key, entry in entries.items():
+            with collected.at(questions, "question", key):
+                asked = text(field(fields(entry), "question"), "the question")
+                said = answer(field(entry, "answer"), "the answer")
+                found.append(
+                    Question(
+                        image=pictures.find(identity(field(entry, "imageId"), "the imageId")),
+                        prompt=template.replace("{}", asked),
+                        target=said,
+                        id=text(key, "the id"),
+                        question=asked,
+                        answers=(said,),
+                        kinds=_kinds(fields(entry.get("types") or {}, "types")),
+                    )
                 )
-            )
-    return at_least_one(found, "questions", questions)
+        return collected.some(found, "questions", questions)
+
+
+def _kinds(types: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{key}: {kind}"
+        for key in ("structural", "semantic")
+        for kind in texts(types.get(key), f"the {key} type")
+    )

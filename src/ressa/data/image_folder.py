@@ -1,59 +1,146 @@
-"""From what an annotation file calls an image (a file name or a number) to the file."""
+"""From a file name in an annotation file to the file, and to nothing outside the data folder."""
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
+from ressa.data.values import text
 from ressa.errors import UsageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_COCO = re.compile(r"(?:^|.*\D)(\d{12})")
 
 
 class ImageFolder:
-    """The image files of one folder.
+    """The pictures of one folder.
 
-    `names` maps an image id to its file name, as COCO's `images` list does. An id that is not in it is looked
-    for as a file's stem ("2354786" → 2354786.jpg, GQA) and as the number at a stem's end
-    (1268 → COCO_val2014_000000001268.jpg, VQAv2 and OK-VQA).
+    Args:
+        path: the folder.
+        root: the data folder that it belongs to; by default itself. Nothing outside it is read.
+        follow_links: follow a symbolic link out of `root`, where it leads to a picture or a folder of some.
     """
 
-    def __init__(self, path: str | Path, names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: str | Path, root: str | Path | None = None, follow_links: bool = False) -> None:
         self.path = Path(path)
-        self.names = dict(names or {})
+        self.root = self.path if root is None else Path(root)
+        self.follow_links = follow_links
+        self._listings: dict[Path, dict[str, str]] = {}
         if not self.path.is_dir():
             raise UsageError(f"image folder {self.path} does not exist: put the images there.")
+        refuse_outside(self.path, self.root, self.follow_links)
 
-    def named(self, name: str) -> Path:
-        """The file with this name. Raises UsageError when it is not there."""
-        if name not in self._files:
-            raise UsageError(f"image {self.path / name} does not exist: the annotations name it, so add it.")
+    def named(self, name: object) -> Path:
+        """The file of this name, which may have folders in it (train2014/x.jpg).
+
+        It is looked for in the folder itself, then in those above it up to the data folder, then without its
+        own folders. Raises UsageError when it is not there, no regular file, or leads out of the data folder.
+        """
+        words = text(name, "the file name").replace("\\", "/")
+        parts = self._parts(words)
+        for home in self._homes:
+            folder = home.joinpath(*parts[:-1])
+            if (kind := self._listing(folder).get(parts[-1])) is not None:
+                return self._checked(folder / parts[-1], kind)
+        kind = self._listing(self.path).get(parts[-1])
+        if kind is None:
+            raise UsageError(f"image {self._shown(words)} does not exist, and the annotations name it")
+        return self._checked(self.path / parts[-1], kind)
+
+    @cached_property
+    def stems(self) -> dict[str, list[str]]:
+        """File names without suffix → files, of all that could be pictures by their suffix or have none."""
+        known = {".jpe", ".jfif", "", *Image.registered_extensions()}
+        found: dict[str, list[str]] = {}
+        for name in sorted(self._listing(self.path)):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in known:
+                found.setdefault(stem, []).append(name)
+        return found
+
+    @cached_property
+    def coco_numbers(self) -> dict[str, list[str]]:
+        """Numbers → files named as COCO does it: by twelve digits at the end of the stem."""
+        return self._by_number(lambda stem: found[1] if (found := _COCO.fullmatch(stem)) else "")
+
+    @cached_property
+    def last_numbers(self) -> dict[str, list[str]]:
+        """Numbers → files whose stem ends in them."""
+        return self._by_number(lambda stem: stem[len(stem.rstrip("0123456789")) :])
+
+    def _by_number(self, digits_of: Callable[[str], str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for stem, names in self.stems.items():
+            if digits := digits_of(stem):
+                found.setdefault(digits.lstrip("0") or "0", []).extend(names)
+        return found
+
+    @property
+    def _homes(self) -> Iterator[Path]:
+        yield self.path
+        if self.path != self.root and self.path.is_relative_to(self.root):
+            for above in self.path.parents:
+                yield above
+                if above == self.root:
+                    return
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        """The path's parts within the data folder."""
+        path = PurePosixPath(name)
+        if path.is_absolute() and path.is_relative_to(self.root.absolute().as_posix()):
+            path = path.relative_to(self.root.absolute().as_posix())
+        if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+            raise UsageError(f"image {name!r} is not in the data folder, and nothing else is read")
+        return path.parts
+
+    def _listing(self, folder: Path) -> dict[str, str]:
+        """What is in a folder: name → file, link or other (a pipe, a device); folders are left out."""
+        if folder not in self._listings:
+            self._listings[folder] = self._list(folder)
+        return self._listings[folder]
+
+    def _list(self, folder: Path) -> dict[str, str]:
+        found = {}
+        try:
+            with os.scandir(folder) as entries:
+                refuse_outside(folder, self.root, self.follow_links)
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        found[entry.name] = "file"
+                    elif entry.is_symlink():
+                        found[entry.name] = "link"
+                    elif not entry.is_dir():
+                        found[entry.name] = "other"
+        except PermissionError as error:
+            raise UsageError(f"{folder} cannot be read ({error.strerror}): check its rights.") from None
+        except OSError:  # no such folder, or no name that a folder can have
+            pass
+        return found
+
+    def _checked(self, path: Path, kind: str) -> Path:
+        if kind == "link":
+            refuse_outside(path, self.root, self.follow_links)
+            if not path.exists():
+                raise UsageError(f"image {self._shown(path.name)} is a link to a file that does not exist")
+        if kind == "other" or not (kind == "file" or path.is_file()):
+            raise UsageError(f"image {self._shown(path.name)} is a folder, a pipe or a device")
+        return path
+
+    def _shown(self, name: str) -> Path:
         return self.path / name
 
-    def numbered(self, image_id: int | str) -> Path:
-        """The file of this image id. Raises UsageError when there is none."""
-        key = str(image_id)
-        if key in self.names:
-            return self.named(self.names[key])
-        name = self._stems.get(key) or (key.isdigit() and self._numbers.get(int(key))) or None
-        if name is None:
-            raise UsageError(
-                f"{self.path} has no image for id {image_id}: the annotations name it, so add it."
-            )
-        return self.path / name
 
-    @cached_property
-    def _files(self) -> set[str]:
-        return {entry.name for entry in self.path.iterdir() if entry.suffix.lower() in SUFFIXES}
+def refuse_outside(path: Path, root: Path, follow_links: bool) -> None:
+    """Raises UsageError if a path leads out of the data folder `root` and links are not to be followed."""
+    if not follow_links and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UsageError(
+            f"{path} is a link that leads out of the data folder {root}: follow such links with --follow-links, "
+            "or put the files there."
+        )
 
-    @cached_property
-    def _stems(self) -> dict[str, str]:
-        return {Path(name).stem: name for name in sorted(self._files)}
 
-    @cached_property
-    def _numbers(self) -> dict[int, str]:
-        numbers = {}
-        for stem, name in self._stems.items():
-            digits = stem[len(stem.rstrip("0123456789")) :]
-            if digits:
-                numbers[int(digits)] = name
-        return numbers
+def image_folder(images: str | Path | ImageFolder) -> ImageFolder:
+    """The folder of this path, or the one given."""
+    return images if isinstance(images, ImageFolder) else ImageFolder(images)

@@ -1,30 +1,94 @@
-"""Opening images, each once while it stays in a small cache."""
+"""Opening picture files, each once while it stays in a small cache; what is wrong with one, in a few words."""
 
+import re
+import stat
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ressa.data.rgb import to_rgb
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 
+CACHED_PIXELS = 100_000_000  # 300 MB
+
+
+class _Unusable(Exception):
+    """What is wrong with a picture file, and what to do."""
+
+    def __init__(self, problem: str, advice: str = "replace the file") -> None:
+        self.problem, self.advice = problem, advice
+
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file as RGB. Raises UsageError when it is missing or not an image."""
+    """Read a picture file as RGB (`ressa.data.rgb`).
+
+    Raises UsageError when it is missing, no regular file, larger than `limit_pixels` allows, or no picture.
+    """
     try:
+        return _read(path, whole=True)
+    except _Unusable as error:
+        raise UsageError(f"image {path} {error.problem}: {error.advice}.") from None
+
+
+def what_is_wrong(path: Path) -> str | None:
+    """Why `open_image` would refuse a file, in a few words; None where it would not.
+
+    All of the file is read, but a JPEG is decoded at an eighth of its size, which is quicker.
+    """
+    try:
+        _read(path, whole=False)
+    except _Unusable as error:
+        return error.problem
+    return None
+
+
+def limit_pixels(most: int) -> None:
+    """Read no picture of more than `most` pixels, in this whole process.
+
+    The limit is Pillow's own (which refuses twice what it warns of), and 178,956,970 until it is changed.
+    """
+    Image.MAX_IMAGE_PIXELS = (most + 1) // 2
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def _read(path: Path, whole: bool) -> Image.Image:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise _Unusable("is a folder, a pipe or a device", "put a picture file there")
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if image.format in ("EPS", "WMF"):  # Pillow lets another program draw them
+                raise _Unusable(f"is {image.format}, a drawing and no picture", "convert it to PNG")
+            if not whole:
+                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            return to_rgb(image)
+    except _Unusable:
+        raise
     except FileNotFoundError:
-        raise UsageError(
-            f"image {path} does not exist: put it there or correct the dataset's image folder."
+        raise _Unusable("does not exist", "put it there or correct the data set's image folder") from None
+    except Image.DecompressionBombError as error:
+        size = re.search(r"\((\d+) pixels\)", str(error))
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        has = f"{int(size[1]):,}" if size else "too many"
+        raise _Unusable(
+            f"has {has} pixels, and at most {most:,} are read (--max-pixels)",
+            "make it smaller, or allow more",
         ) from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"image {path} cannot be read ({error}): replace the file.") from None
+    except MemoryError:
+        raise _Unusable("needs more memory than there is", "make it smaller") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        reason = " ".join(str(error).split())[:200].replace(f" {str(path)!r}", "") or type(error).__name__
+        raise _Unusable(f"cannot be read ({reason})") from None
 
 
 class ImageCache:
-    """The last `size` images opened: the questions about one image stand together, so a few suffice."""
+    """The last images opened: the questions about one image stand together, so a few suffice.
+
+    It keeps at most `size` images and `CACHED_PIXELS` pixels, and always the one opened last.
+    """
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
@@ -36,11 +100,14 @@ class ImageCache:
 
     def _load(self, source: Path | Image.Image) -> Image.Image:
         if isinstance(source, Image.Image):
-            return source if source.mode == "RGB" else source.convert("RGB")
+            return to_rgb(source)
         if source in self._images:
             self._images.move_to_end(source)
-        else:
-            self._images[source] = open_image(source)
-            if len(self._images) > self._size:
-                self._images.popitem(last=False)
-        return self._images[source]
+            return self._images[source]
+        opened = self._images[source] = open_image(source)
+        while len(self._images) > 1 and (
+            len(self._images) > self._size
+            or sum(image.width * image.height for image in self._images.values()) > CACHED_PIXELS
+        ):
+            self._images.popitem(last=False)
+        return opened

@@ -1,6 +1,7 @@
 """Reading the JSON files of public datasets, with one clear sentence when a file is not what it should be."""
 
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,18 +9,42 @@ from typing import Any
 
 from ressa.errors import UsageError
 
+LARGEST = 4 * 2**30  # bytes; GQA's largest question files have about one
+
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises UsageError when it is missing or not JSON."""
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises UsageError when it is missing, no regular file, larger than `LARGEST`, not JSON, or nested too deeply.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise UsageError(f"{path} is a folder: name the JSON file in it.")
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is a pipe or a device: name a JSON file.")
+        if found.st_size > LARGEST:
+            raise UsageError(
+                f"{path} has {found.st_size:,} bytes, and at most {LARGEST:,} are read: split it up."
+            )
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: put the file there or name another one.") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder: name the JSON file in it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid JSON ({error}): download or write it again.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check its name and rights.") from None
+    except RecursionError:
+        raise UsageError(
+            f"{path} is nested too deeply to be a data set's: download or write it again."
+        ) from None
+    except MemoryError:
+        raise UsageError(f"{path} needs more memory than there is: split it up.") from None
+    except UsageError:
+        raise
+    except ValueError as error:  # also a number of too many digits, and what is no Unicode
+        raise UsageError(
+            f"{path} is not valid JSON ({str(error)[:200]}): download or write it again."
+        ) from None
 
 
 @contextmanager
@@ -32,8 +57,12 @@ def expecting(what: str, path: str | Path) -> Iterator[None]:
         raise UsageError(f"{path} is not in the format of {what} ({detail}): give such a file.") from None
 
 
-def at_least_one(items: list, what: str, path: str | Path) -> list:
-    """`items`, or a UsageError when there are none."""
-    if not items:
-        raise UsageError(f"{path} has no {what}: give a file that has some.")
-    return items
+def lists(path: str | Path, what: str, *names: str) -> list[list[Any]]:
+    """The lists of these names that a file of the format `what` holds."""
+    content = read_json(path)
+    with expecting(what, path):
+        found = [content[name] for name in names]
+        for name, value in zip(names, found, strict=True):
+            if not isinstance(value, list):
+                raise TypeError(f"'{name}' is no list")
+    return found

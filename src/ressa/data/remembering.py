@@ -1,6 +1,7 @@
 """An image processor that does not process an image again while it remembers it."""
 
 import copy
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +32,8 @@ class RememberingImageProcessor:
     def __init__(self, wrapped: Any, size: int = 64) -> None:
         self._wrapped = wrapped
         self._size = size
-        self._memory: OrderedDict[int, tuple[Image.Image, Row]] = OrderedDict()
+        # An image is known by its id(), as long as it lives; it is not kept alive, as it may be large.
+        self._memory: OrderedDict[int, tuple[weakref.ref[Image.Image], Row]] = OrderedDict()
         self._separable = True
 
     def __getattr__(self, name: str) -> Any:
@@ -48,7 +50,7 @@ class RememberingImageProcessor:
 
     def _rows(self, images: list[Image.Image], nested: bool, options: dict[str, Any]) -> list[Row] | None:
         """One processed row for each image, or None where the outputs cannot be taken apart."""
-        new = {id(image): image for image in images if id(image) not in self._memory}
+        new = {id(image): image for image in images if not self._knows(image)}
         if new:
             given = [[image] if nested else image for image in new.values()]
             rows = _split(self._wrapped(given, **options), len(new))
@@ -56,7 +58,7 @@ class RememberingImageProcessor:
                 self._separable = False
                 return None
             for (key, image), row in zip(new.items(), rows, strict=True):
-                self._memory[key] = (image, row)  # keeping the image keeps its id() its own
+                self._memory[key] = (weakref.ref(image), row)
         found = []
         for image in images:
             self._memory.move_to_end(id(image))
@@ -64,6 +66,9 @@ class RememberingImageProcessor:
         while len(self._memory) > self._size:
             self._memory.popitem(last=False)
         return found
+
+    def _knows(self, image: Image.Image) -> bool:
+        return id(image) in self._memory and self._memory[id(image)][0]() is image
 
 
 def _flat(images: Any) -> list[Image.Image] | None:

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from ressa.data.checking import PictureCheck
+from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import FILES, DatasetFolder
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import CaptionedImage, Question, Sample
 from ressa.errors import UsageError
+from ressa.warned import warn
 
 CAPTIONS, QA = ["caption"], ["vqa", "okvqa", "gqa"]
 
@@ -22,6 +25,8 @@ def training_samples(
     *,
     question: str = QUESTION,
     caption: str = CAPTION,
+    on_bad: OnBadSample = "stop",
+    follow_links: bool = False,
 ) -> list[Sample]:
     """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
 
@@ -29,14 +34,31 @@ def training_samples(
     `mix` (half and half), or task names (`caption`, `vqa`, `okvqa`, `gqa`: equal shares of those the split
     has). Captions are drawn one an image, then second captions once every image has given one, and so on; a
     question's target is its most common answer. `question` and `caption` are the prompts. A split with fewer
-    samples gives all it has. Raises UsageError when there is nothing to draw from.
+    samples gives all it has, and that is said.
+
+    Every picture is opened before they are handed out. on_bad: `stop` for what cannot be used (a UsageError), or
+    `skip` it and draw another. follow_links: follow symbolic links that lead out of the folder.
+
+    Raises UsageError when there is nothing to draw from.
     """
     if count < 1:
         raise UsageError(f"{count} samples were asked for: ask for at least one.")
-    data = DatasetFolder(folder, question, caption)
+    faults = Faults(on_bad, folder)
+    data = DatasetFolder(folder, question, caption, follow_links=follow_links, faults=faults)
     rng = random.Random(seed)
     pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
-    samples = list(islice(_in_turn(map(_in_turn, pools)), count))
+    order = _in_turn(map(_in_turn, pools))
+    pictures = PictureCheck(faults)
+    samples: list[Sample] = []
+    while drawn := list(islice(order, count - len(samples))):
+        samples += pictures.usable(drawn)
+    faults.settle()
+    if not samples:
+        raise UsageError(
+            f"{data.path} has no sample of the split {split!r} that can be used: correct its files."
+        )
+    if len(samples) < count:
+        warn(f"{count:,} samples were asked for; the split {split!r} of {data.path} has {len(samples):,}.")
     rng.shuffle(samples)
     return samples
 
@@ -58,7 +80,11 @@ def _groups(data: DatasetFolder, split: str, mixture: str | Sequence[str]) -> li
     for group, tasks in zip(wanted, present, strict=True):
         if not tasks:
             missing = " or ".join(FILES[task].format(split) for task in group)
-            raise UsageError(f"{data.path} has no {missing}: add it, or choose another split than {split!r}.")
+            splits = sorted({name for task in group for name in data.splits(task)})
+            others = f" (there is {' and '.join(splits)})" if splits else ""
+            raise UsageError(
+                f"{data.path} has no {missing}: add it, or choose another split than {split!r}{others}."
+            )
     return present
 
 

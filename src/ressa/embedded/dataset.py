@@ -1,13 +1,13 @@
 """Writes embedded scenes to a folder in the public formats that `ressa.data` reads (layout: `docs/evaluate.md`)."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
+from ressa.cache import cache_folder
 from ressa.embedded.captions import captions
 from ressa.embedded.questions import Question, questions
 from ressa.embedded.scenes import CANVAS, SPLITS, render, sample_scene
@@ -34,7 +34,7 @@ def dataset_folder(seed: int = 0, sizes: Mapping[str, int] | None = None, cache:
     `$RESSA_CACHE`, else `~/.cache/ressa`.
     """
     sizes = dict(SIZES if sizes is None else sizes)
-    root = cache or Path(os.environ.get("RESSA_CACHE", Path.home() / ".cache" / "ressa"))
+    root = cache or cache_folder()
     name = "-".join(
         ["scenes", f"v{VERSION}", f"seed{seed}", *(f"{split}{count}" for split, count in sizes.items())]
     )

@@ -6,6 +6,7 @@ from typing import Any
 from ressa.data import Batcher, CaptionedImage
 from ressa.errors import UsageError
 from ressa.evaluation.generation import generate
+from ressa.evaluation.kept import Answers
 from ressa.evaluation.metrics.cider import cider_d, have_java
 from ressa.evaluation.metrics.object_recall import object_recall
 from ressa.progress import console
@@ -19,7 +20,13 @@ NO_JAVA = (
 
 
 def describe_images(
-    model: Any, batcher: Batcher, images: Sequence[CaptionedImage], *, beams: int, batch_size: int
+    model: Any,
+    batcher: Batcher,
+    images: Sequence[CaptionedImage],
+    *,
+    beams: int,
+    batch_size: int,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Generate a caption for each image and score it: {score (CIDEr-D ×100), metric, n, recall (0–100)}.
 
@@ -34,6 +41,7 @@ def describe_images(
         max_new_tokens=MAX_CAPTION,
         beams=beams,
         batch_size=batch_size,
+        answers=answers,
         description="Captioning images",
     )
     if not have_java():

@@ -1,14 +1,16 @@
 """Asking a model: prompts in, generated text out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ressa.data import Batcher, Sample
 from ressa.data.sample import image_key
-from ressa.errors import UsageError
+from ressa.errors import RunError, UsageError
+from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
 
@@ -22,16 +24,20 @@ def generate(
     beams: int = 1,
     batch_size: int = 32,
     description: str = "Generating",
+    answers: Answers | None = None,
 ) -> list[str]:
     """The model's text for each sample, in order; greedy, or the best of `beams` beams. No sampling.
 
-    Samples of the same image should stand together: the vision tower then sees it once a batch.
+    Samples of the same image should stand together: the vision tower then sees it once a batch. answers: what an
+    earlier run was told already, and where to keep the rest.
+
+    Raises RunError where the model's logits are no numbers.
     """
     if not model.can_generate():
         raise UsageError(
             f"{type(model).__name__} cannot generate text: evaluate it on retrieval only, or another model."
         )
-    texts = [""] * len(samples)
+    answers = Kept().of(description) if answers is None else answers
     # Sampling settings that a checkpoint may carry are taken away: they have no meaning here, and warn.
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     options |= batcher.stopping()
@@ -40,15 +46,56 @@ def generate(
             for start in range(0, len(group), batch_size):
                 places = group[start : start + batch_size]
                 part = [samples[place] for place in places]
+                if all(place in answers.done for place in places):
+                    progress.advance(len(part))
+                    continue
+                watch = _Watch()
                 inputs = on_model(batcher.generation(part), model)
                 sharing.show([image_key(sample) for sample in part])
                 generated = model.generate(
-                    **inputs, max_new_tokens=max_new_tokens, num_beams=beams, **options
+                    **inputs,
+                    max_new_tokens=max_new_tokens,
+                    num_beams=beams,
+                    logits_processor=LogitsProcessorList([watch]),
+                    **options,
                 )
-                for place, text in zip(places, batcher.decode(generated, inputs), strict=True):
-                    texts[place] = text
+                watch.report(model)
+                texts = batcher.decode(generated, inputs)
+                answers.keep(dict(zip(places, texts, strict=True)))
                 progress.advance(len(part))
-    return texts
+    return [answers.done[place] for place in range(len(samples))]
+
+
+class _Watch(LogitsProcessor):
+    """Sees whether all logits of a generation are numbers; whichever were not would be taken for some word."""
+
+    def __init__(self) -> None:
+        self._broken: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        broken = ~(scores < torch.inf).all()  # −∞ forbids a word; +∞ and NaN mean nothing
+        self._broken = broken if self._broken is None else self._broken | broken
+        return scores
+
+    def report(self, model: Any) -> None:
+        if self._broken is not None and bool(self._broken):
+            no_numbers(model)
+
+
+def keep_row(answers: Answers, row: int, scores: Tensor, model: Any) -> None:
+    """Keep one image's scores. Raises RunError where one is no number. scores: (images, captions)."""
+    if scores[row].isnan().any():
+        no_numbers(model)
+    answers.keep({row: scores[row].tolist()})
+
+
+def no_numbers(model: Any) -> NoReturn:
+    """Raises RunError for a model whose outputs are NaN or infinite."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    raise RunError(
+        f"The model's outputs are not numbers (NaN or infinite, computed in {dtype}), so it cannot be scored: its "
+        "weights are broken, or the dtype is too narrow; try --dtype float32, or make the model again."
+    )
 
 
 def on_model(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

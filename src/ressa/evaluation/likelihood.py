@@ -19,17 +19,26 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ressa.data import IGNORED, Batcher, Sample
 from ressa.data.batcher import pad
-from ressa.evaluation.generation import on_model
+from ressa.evaluation.generation import keep_row, on_model
+from ressa.evaluation.kept import Answers, Kept
 from ressa.progress import bar
 
 
 def score_pairs(
-    model: Any, batcher: Batcher, images: Sequence[Sample], captions: Sequence[str], *, batch_size: int = 64
+    model: Any,
+    batcher: Batcher,
+    images: Sequence[Sample],
+    captions: Sequence[str],
+    *,
+    batch_size: int = 64,
+    answers: Answers | None = None,
 ) -> Tensor:
     """Log-likelihood of every caption given every image: float32 (images, captions) on the CPU.
 
-    Each sample of `images` brings the prompt; its target is not looked at.
+    Each sample of `images` brings the prompt; its target is not looked at. answers: rows that an earlier run
+    scored, and where to keep the rest.
     """
+    answers = Kept().of("retrieval") if answers is None else answers
     # Captions of like length share a batch, so that little is padding.
     order = sorted(range(len(captions)), key=lambda index: len(captions[index].split()))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -39,6 +48,10 @@ def score_pairs(
     with bar("Scoring image-caption pairs", scores.numel()) as progress, torch.inference_mode():
         quick = _tried_out(model, batcher, first)
         for row, image in enumerate(images):
+            if row in answers.done:
+                scores[row] = torch.tensor(answers.done[row])
+                progress.advance(len(captions))
+                continue
             if quick and image.prompt not in targets:
                 targets[image.prompt] = batcher.targets([_pair(image, caption) for caption in captions])
             read = quick.read(image) if quick else {}
@@ -50,6 +63,7 @@ def score_pairs(
                     found = log_likelihoods(model, batcher, pairs)
                 scores[row, batch] = found.cpu()
                 progress.advance(len(batch))
+            keep_row(answers, row, scores, model)
     return scores
 
 

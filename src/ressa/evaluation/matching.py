@@ -12,7 +12,8 @@ from ressa.data import Sample
 from ressa.data.images import ImageCache
 from ressa.data.remembering import with_memory
 from ressa.data.sample import image_key
-from ressa.evaluation.generation import on_model
+from ressa.evaluation.generation import keep_row, on_model
+from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
 
@@ -30,10 +31,25 @@ def is_dual_encoder(model: Any) -> bool:
     return hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
 
 
+def scores_itself(model: Any) -> bool:
+    """Whether the model is made to score pairs; else the likelihood of its words must do."""
+    return itm_switch(model) is not None or (is_dual_encoder(model) and not model.can_generate())
+
+
 def score_by_itm(
-    model: Any, processor: Any, images: Sequence[Sample], captions: Sequence[str], *, batch_size: int = 64
+    model: Any,
+    processor: Any,
+    images: Sequence[Sample],
+    captions: Sequence[str],
+    *,
+    batch_size: int = 64,
+    answers: Answers | None = None,
 ) -> Tensor:
-    """log-odds that image and caption match, for all pairs: float32 (images, captions) on the CPU."""
+    """log-odds that image and caption match, for all pairs: float32 (images, captions) on the CPU.
+
+    answers: rows that an earlier run scored, and where to keep the rest.
+    """
+    answers = Kept().of("retrieval") if answers is None else answers
     switch = {itm_switch(model) or "": True}
     processor = with_memory(processor)
     scores = torch.empty(len(images), len(captions))
@@ -44,6 +60,10 @@ def score_by_itm(
         shared_vision(model) as sharing,
     ):
         for row, sample in enumerate(images):
+            if row in answers.done:
+                scores[row] = torch.tensor(answers.done[row])
+                progress.advance(len(captions))
+                continue
             for start in range(0, len(captions), batch_size):
                 texts = list(captions[start : start + batch_size])
                 inputs = _processed(processor, cache.load([sample] * len(texts)), texts)
@@ -53,6 +73,7 @@ def score_by_itm(
                 logits = (output.logits_per_image if logits is None else logits).float()
                 scores[row, start : start + len(texts)] = (logits[:, 1] - logits[:, 0]).cpu()
                 progress.advance(len(texts))
+            keep_row(answers, row, scores, model)
     return scores
 
 

@@ -7,13 +7,20 @@ import torch
 from torch import Tensor
 
 from ressa.data import Batcher, CaptionedImage
+from ressa.evaluation.generation import no_numbers
+from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.likelihood import score_pairs
-from ressa.evaluation.matching import is_dual_encoder, itm_switch, score_by_cosine, score_by_itm
+from ressa.evaluation.matching import itm_switch, score_by_cosine, score_by_itm, scores_itself
 from ressa.evaluation.metrics.recall_at_one import recall_at_one
 
 
 def retrieve(
-    model: Any, processor: Any, images: Sequence[CaptionedImage], *, batch_size: int
+    model: Any,
+    processor: Any,
+    images: Sequence[CaptionedImage],
+    *,
+    batch_size: int,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Score all pairs: {score (mean of both, 0–100), TR@1, IR@1, scoring, n, captions, …}.
 
@@ -24,12 +31,19 @@ def retrieve(
     A likelihood also tells how likely a caption is at all, which favours short, common ones over an image's
     own. `TR@1 prior-corrected` ranks by the log-likelihood minus its mean over the pool's images, an estimate
     of that part; IR@1 compares images for one caption, so the correction cannot change it.
+
+    answers: the rows of scores that an earlier run computed, and where to keep the rest. Raises RunError where a
+    score is no number.
     """
     own = torch.tensor([row for row, image in enumerate(images) for _ in image.captions])
     captions = [caption for image in images for caption in image.captions]
     texts = list(dict.fromkeys(captions))  # equal captions are scored once, and tie exactly
     place = {text: column for column, text in enumerate(texts)}
-    scoring, scores = _score(model, processor, images, texts, batch_size)
+    scoring, scores = _score(
+        model, processor, images, texts, batch_size, Kept().of("retrieval") if answers is None else answers
+    )
+    if scores.isnan().any():
+        no_numbers(model)
     scores = scores[:, [place[caption] for caption in captions]]
     recall = recall_at_one(scores, own)
     result: dict[str, Any] = {
@@ -46,11 +60,18 @@ def retrieve(
 
 
 def _score(
-    model: Any, processor: Any, images: Sequence[CaptionedImage], texts: list[str], batch_size: int
+    model: Any,
+    processor: Any,
+    images: Sequence[CaptionedImage],
+    texts: list[str],
+    batch_size: int,
+    answers: Answers,
 ) -> tuple[str, Tensor]:
     if itm_switch(model):
-        return "ITM head", score_by_itm(model, processor, images, texts, batch_size=batch_size)
-    if is_dual_encoder(model) and not model.can_generate():
+        return "ITM head", score_by_itm(
+            model, processor, images, texts, batch_size=batch_size, answers=answers
+        )
+    if scores_itself(model):
         return "cosine", score_by_cosine(model, processor, images, texts, batch_size=batch_size)
     batcher = Batcher(processor, model.config, getattr(model, "generation_config", None))
-    return "likelihood", score_pairs(model, batcher, images, texts, batch_size=batch_size)
+    return "likelihood", score_pairs(model, batcher, images, texts, batch_size=batch_size, answers=answers)

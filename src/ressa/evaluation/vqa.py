@@ -5,6 +5,7 @@ from typing import Any
 
 from ressa.data import Batcher, Question
 from ressa.evaluation.generation import generate
+from ressa.evaluation.kept import Answers
 from ressa.evaluation.metrics.exact_match import exact_match
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
 
@@ -14,7 +15,14 @@ TITLES = {"vqa": "VQAv2 questions", "okvqa": "OK-VQA questions", "gqa": "GQA que
 
 
 def answer_questions(
-    task: str, model: Any, batcher: Batcher, questions: Sequence[Question], *, beams: int, batch_size: int
+    task: str,
+    model: Any,
+    batcher: Batcher,
+    questions: Sequence[Question],
+    *,
+    beams: int,
+    batch_size: int,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Generate an answer to each question and score it.
 
@@ -29,6 +37,7 @@ def answer_questions(
         max_new_tokens=MAX_ANSWER,
         beams=beams,
         batch_size=batch_size,
+        answers=answers,
         description=f"Answering {TITLES[task]}",
     )
     accuracy: Callable[[str, Question], float] = _gqa_accuracy if task == "gqa" else _vqa_accuracy

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from ressa.recipe.base import BaseRecipe
+from ressa.recipe.data import DataRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
@@ -22,7 +22,7 @@ from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.repair import RepairRecipe
 
 
-class DemoRecipe(BaseRecipe):
+class DemoRecipe(DataRecipe):
     """The whole story on an embedded model: the sizes that keep it under eight minutes on two cores."""
 
     command: Literal["demo"] = "demo"
@@ -71,8 +71,7 @@ class DemoRecipe(BaseRecipe):
             pattern=self.pattern,
             calibration=self.data,
             samples=self.samples,
-            seed=self.seed,
-            device=self.device,
+            **self.common(),
         )
 
     @property
@@ -94,8 +93,7 @@ class DemoRecipe(BaseRecipe):
                 "reconstruct_samples": self.reconstruction_samples,
                 "reconstruct_epochs": self.reconstruction_epochs,
             },
-            seed=self.seed,
-            device=self.device,
+            **self.common(),
         )
 
     def evaluate(self, stage: str) -> EvaluateRecipe:
@@ -107,6 +105,5 @@ class DemoRecipe(BaseRecipe):
             limit=self.evaluation_images,
             pool=self.evaluation_pool,
             batch_size=self.evaluation_batch,
-            seed=self.seed,
-            device=self.device,
+            **self.common(),
         )

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ressa.recipe.base import BaseRecipe
+from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     TASKS,
@@ -18,7 +18,7 @@ from ressa.recipe.fields import (
 )
 
 
-class EvaluateRecipe(BaseRecipe):
+class EvaluateRecipe(DataRecipe):
     """Score a model on the tasks of a dataset folder."""
 
     command: Literal["evaluate"] = "evaluate"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ressa.recipe.base import BaseRecipe
+from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     DENSE,
     EMBEDDED,
@@ -25,7 +25,7 @@ from ressa.recipe.fields import (
 )
 
 
-class PruneRecipe(BaseRecipe):
+class PruneRecipe(DataRecipe):
     """Make a model sparse. A pattern is N:M such as 2:4, or a share of zeros such as 0.5 or 50%."""
 
     command: Literal["prune"] = "prune"

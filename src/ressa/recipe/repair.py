@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ressa.errors import UsageError
-from ressa.recipe.base import BaseRecipe, sentence
+from ressa.recipe.base import sentence
+from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     Dtype,
@@ -24,7 +25,7 @@ from ressa.recipe.fields import (
 from ressa.repairing.config import RepairConfig
 
 
-class RepairRecipe(BaseRecipe):
+class RepairRecipe(DataRecipe):
     """Reconstruct a pruned model's blocks, train SparseLoRA with the dense model as teacher, and merge it.
 
     The defaults are the paper's but for `warm_start`, which it does not have: it wins on both embedded models.

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ressa.recipe.base import BaseRecipe
+from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
@@ -26,7 +26,7 @@ from ressa.recipe.fields import (
 )
 
 
-class SweepRecipe(BaseRecipe):
+class SweepRecipe(DataRecipe):
     """Prune a model many times, score each time, and draw where sparsity should go."""
 
     command: Literal["sweep"] = "sweep"

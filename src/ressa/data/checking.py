@@ -1,0 +1,96 @@
+"""Before any work starts, every picture that it will show is opened, and every text is measured."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ressa.data.faults import Faults
+from ressa.data.images import what_is_wrong
+from ressa.data.sample import Sample
+from ressa.progress import bar
+from ressa.warned import warn
+
+if TYPE_CHECKING:
+    from ressa.data.batcher import Batcher
+
+AnySample = TypeVar("AnySample", bound=Sample)
+
+
+class PictureCheck:
+    """Opens picture files, each once however often it is asked for; what cannot be used goes to `faults`."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self._problems: dict[Path, str | None] = {}
+
+    def usable(self, samples: Sequence[AnySample]) -> list[AnySample]:
+        """The samples whose pictures can be read, in order. A picture in memory is taken for one."""
+        self._open({sample.image for sample in samples if isinstance(sample.image, Path)})
+        return [
+            sample
+            for sample in samples
+            if not isinstance(sample.image, Path) or self._problems[sample.image] is None
+        ]
+
+    def _open(self, paths: Iterable[Path]) -> None:
+        new = sorted(set(paths) - self._problems.keys())
+        if not new:
+            return
+        # Decoders let go of the interpreter, so threads are enough.
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            with bar("Checking pictures", len(new)) as progress:
+                for path, problem in zip(new, pool.map(what_is_wrong, new), strict=True):
+                    self._problems[path] = problem
+                    if problem is not None:
+                        self.faults.add(path, "", problem)
+                    progress.advance()
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interruption does not wait for those that are left
+
+
+def readable(
+    samples: Sequence[AnySample], batcher: "Batcher", faults: Faults, *, room: int = 0
+) -> list[AnySample]:
+    """The samples whose texts the model can read, in order; the others go to `faults`.
+
+    room: tokens that are to be generated behind each. What is taken out of a text, or read in part, is said.
+    """
+    if not samples:
+        return []
+    limits = batcher.limits
+    marked = sum(
+        limits.has_placeholder(each.prompt) or limits.has_placeholder(each.target or "") for each in samples
+    )
+    if marked:
+        words = " or ".join(limits.placeholders)
+        warn(f"{marked:,} texts have {words} in them, which stands for a picture: it is taken out.")
+    _say_what_a_qformer_misses({sample.prompt for sample in samples}, batcher)
+    first = batcher.length(samples[0]) if limits.positions is not None else 0
+    kept = []
+    for sample in samples:
+        if sample.target and not limits.cleaned(sample.target):
+            faults.add("", f"sample {sample.id}", "its target is nothing but an image's placeholder")
+            continue
+        # A token is at least a byte of text, so most samples need no tokenizer.
+        most = first + len(f"{sample.prompt}{sample.target}".encode()) + room
+        if limits.too_long(most) and (problem := limits.too_long(batcher.length(sample) + room)):
+            faults.add("", f"sample {sample.id}", problem)
+        else:
+            kept.append(sample)
+    return kept
+
+
+def _say_what_a_qformer_misses(prompts: Iterable[str], batcher: "Batcher") -> None:
+    limit = batcher.limits.qformer
+    if limit is None:
+        return
+    long = [prompt for prompt in prompts if len(prompt.encode()) > limit - 2]  # two tokens are its frame
+    lengths = map(len, batcher.processor.qformer_tokenizer(long)["input_ids"]) if long else ()
+    if missed := sum(length > limit for length in lengths):
+        warn(
+            f"{missed:,} prompts are longer than the {limit} tokens that the Q-Former reads: their end reaches the "
+            "language model only."
+        )

@@ -1,0 +1,109 @@
+"""What a model is to be asked: each task's samples, read, checked and drawn before any model is needed."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ressa.data import CaptionedImage, DatasetFolder, Question, Sample
+from ressa.data.checking import PictureCheck
+from ressa.data.faults import Faults, OnBadSample
+from ressa.data.prompts import CAPTION, QUESTION
+from ressa.data.sample import image_key
+from ressa.errors import UsageError
+from ressa.provenance import fingerprint
+from ressa.warned import warn
+
+TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
+
+AnySample = TypeVar("AnySample", bound=Sample)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Task → its samples, those of one image together; and how they were drawn."""
+
+    samples: dict[str, list[Any]]
+    name: str
+    split: str
+    limit: int | None
+    seed: int
+    on_bad: OnBadSample
+
+    def fingerprint(self) -> str:
+        """A digest of every prompt and reference, and of each image's name and size in bytes."""
+        parts = []
+        for task, asked in self.samples.items():
+            parts.append(task)
+            for sample in asked:
+                references = sample.answers if isinstance(sample, Question) else sample.captions
+                parts += [sample.id, sample.prompt, *references]
+                parts += [sample.image.name, str(sample.image.stat().st_size)]
+        return fingerprint(parts)
+
+
+def draw(
+    data: str | Path,
+    tasks: Sequence[str] = TASKS,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    pool: int = 200,
+    seed: int = 0,
+    question: str = QUESTION,
+    caption: str = CAPTION,
+    on_bad: OnBadSample = "stop",
+    follow_links: bool = False,
+) -> Drawn:
+    """Read a dataset folder's tasks; `evaluate` says what the arguments mean.
+
+    Every picture is opened once. Raises UsageError for an unknown task, or anything missing or wrong in the data.
+    """
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        what = f"task {unknown[0]!r} is unknown" if unknown else "no task was named"
+        raise UsageError(f"{what}: choose some of {', '.join(TASKS)}.")
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} images leaves nothing to evaluate: ask for at least one.")
+    faults = Faults(on_bad, data)
+    folder = DatasetFolder(data, question, caption, follow_links=follow_links, faults=faults)
+    pictures = PictureCheck(faults)
+    samples: dict[str, list[Any]] = {}
+    for task in tasks:
+        most = min(pool, limit or pool) if task == "retrieval" else limit
+        groups: dict[Any, list[Any]] = {}
+        for sample in _reader(folder, task)(split):
+            groups.setdefault(image_key(sample), []).append(sample)
+        chosen = _chosen(groups, most, seed)
+        if most is not None and len(chosen) < most:
+            asked = f"{most:,} images were asked for"
+            warn(f"{asked}; {task} has {len(chosen):,} in the split {split!r} of {folder.path}.")
+        samples[task] = pictures.usable([sample for image in chosen for sample in groups[image]])
+    faults.settle()
+    for task, found in samples.items():
+        if not found:
+            raise UsageError(f"{task} has nothing left to ask in {folder.path}: correct its files.")
+        if task == "caption" and len(found) < 2:
+            raise UsageError("CIDEr-D weighs words by how few images they fit: caption at least two images.")
+    return Drawn(samples, folder.name, split, limit, seed, on_bad)
+
+
+def _chosen(images: dict[Any, Any], limit: int | None, seed: int) -> list[Any]:
+    if limit is None or limit >= len(images):
+        return list(images)
+    kept = set(random.Random(seed).sample(list(images), limit))
+    return [image for image in images if image in kept]
+
+
+def _reader(
+    folder: DatasetFolder, task: str
+) -> Callable[[str], Sequence[Question] | Sequence[CaptionedImage]]:
+    readers: dict[str, Callable[[str], Sequence[Question] | Sequence[CaptionedImage]]] = {
+        "vqa": folder.vqa,
+        "okvqa": folder.okvqa,
+        "gqa": folder.gqa,
+        "caption": folder.captions,
+        "retrieval": folder.retrieval,
+    }
+    return readers[task]
