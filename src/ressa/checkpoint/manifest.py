@@ -39,7 +39,8 @@ class LayerReport(BaseModel):
 class Manifest(BaseModel):
     """How a folder was made. `checkpoint.save` fills in what is counted: `layers` (every prunable linear,
     dense ones too) and `towers` (share of zeros in the prunable linears of each). computed_in: the dtype of the
-    weights as they were pruned or repaired, which need not be the one they are stored in."""
+    weights as they were pruned or repaired, which need not be the one they are stored in. seconds: what pruning or
+    repair took. spent: where the time of the whole run went (load, calibrate, prune, save), in seconds."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -54,6 +55,7 @@ class Manifest(BaseModel):
     layers: list[LayerReport] = Field(default_factory=list)
     towers: dict[str, float] = Field(default_factory=dict)
     seconds: float = 0.0
+    spent: dict[str, float] = Field(default_factory=dict)
     computed_in: str = ""
 
 

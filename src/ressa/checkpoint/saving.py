@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -32,17 +33,18 @@ def save(
     """Write a plain Hugging Face folder with manifest and masks; it appears whole or not at all.
 
     masks: layer name → bool (out, in), True = kept, for every layer of `manifest.plan`. What was written is
-    read again and counted: returns the manifest with its layers and towers filled in.
+    read again and counted: returns the manifest with its layers and towers, and the time all this took, filled in.
     Raises RunError if masks and plan do not agree, or something that was written is not what they say.
     """
     if odd := sorted(set(masks) ^ set(manifest.plan)):
         raise RunError(f"The masks are not those of the plan ({odd[0]} is in only one of them): prune again.")
-    masks = as_packed(masks)
+    masks, started = as_packed(masks), perf_counter()
     with fresh_directory(folder) as work:
         write_model(work, vlm, max_shard_size=max_shard_size)
         layers = _read_back(work, vlm.model, manifest.plan, masks)
         towers = by_tower((l.tower, l.shape, round(l.achieved * l.shape[0] * l.shape[1])) for l in layers)
-        manifest = manifest.model_copy(update={"layers": layers, "towers": towers})
+        spent = {**manifest.spent, "save": round(perf_counter() - started, 1)}
+        manifest = manifest.model_copy(update={"layers": layers, "towers": towers, "spent": spent})
         write_manifest(work, manifest, masks)
     return manifest
 
