@@ -1,7 +1,9 @@
 """What each block of a model is called with: hooks on a whole forward, stopped as soon as it can be.
 
 Blocks that hand their outputs straight to the next are recorded with links in place of those outputs, so that
-a chain can be run block by block, each on what its already pruned predecessor gave.
+a chain can be run block by block, each on what its already pruned predecessor gave. What a block gives does not
+matter while it is recorded, so once it is known that copies of its inputs are shaped like its outputs, they stand
+in for them and nothing is computed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,10 +49,15 @@ class Call:
             if not isinstance(leaf, Tensor):
                 return leaf
             if id(leaf) not in made:
-                made[id(leaf)] = leaf.to(device, copy=True)
+                made[id(leaf)] = leaf.to(device, copy=True, non_blocking=device.type == "cuda")
             return made[id(leaf)]
 
         return Call(map_leaves(self.args, copy), map_leaves(self.kwargs, copy))
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, one given twice counted once."""
+        found = {id(leaf): leaf for _, leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)}
+        return list(found.values())
 
     def linked(self) -> tuple[Path, ...]:
         """Where its arguments are what the block before gives."""
@@ -60,8 +67,52 @@ class Call:
 Record = list[list[Call]]  # how a run of blocks was called on one batch: [i] are the calls of block i
 
 
-class _Stop(Exception):
-    """Raised after the last block of interest; nothing of the rest of the forward is needed."""
+@dataclass(frozen=True)
+class Like:
+    """Stands for a tensor shaped like the argument at a path of (args, kwargs)."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A forward in a block's place that computes nothing: copies of arguments, shaped like the block's outputs.
+
+    output: what the block gave, with `Like` in place of tensors.
+    """
+
+    output: Any
+
+    @classmethod
+    def of(cls, args: Any, kwargs: Any, output: Any) -> "StandIn | None":
+        """From one call of the block; None if it gives something that no argument is shaped like."""
+        shaped: dict[Any, Path] = {}
+        for path, leaf in leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                shaped.setdefault((leaf.shape, leaf.dtype), path)
+
+        def known(leaf: Any) -> bool:
+            if isinstance(leaf, Tensor):
+                return (leaf.shape, leaf.dtype) in shaped
+            return leaf is None or isinstance(leaf, bool | int | float)
+
+        def like(leaf: Any) -> Any:
+            return Like(shaped[leaf.shape, leaf.dtype]) if isinstance(leaf, Tensor) else leaf
+
+        # A mapping may be of a class of its own, which the model asks for its parts by attribute.
+        if isinstance(output, Mapping) or not all(known(leaf) for _, leaf in leaves(output)):
+            return None
+        return cls(map_leaves(output, like))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return map_leaves(
+            self.output,
+            lambda leaf: get((args, kwargs), leaf.path).clone() if isinstance(leaf, Like) else leaf,
+        )
+
+
+class Stop(Exception):
+    """Raised where nothing of the rest of a forward is needed."""
 
 
 def map_leaves(tree: Any, function: Callable[[Any], Any]) -> Any:
@@ -87,11 +138,6 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, tree
 
 
-def to_device(tree: Any, device: torch.device) -> Any:
-    """The same with every tensor on `device`."""
-    return map_leaves(tree, lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
-
-
 def get(tree: Any, path: Path) -> Any:
     """The leaf at a path."""
     for key in path:
@@ -99,23 +145,57 @@ def get(tree: Any, path: Path) -> Any:
     return tree
 
 
-def call_order(forward: Callable[[], Any], modules: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Names of the modules that one forward calls, in the order of their first call → number of calls."""
-    counts: dict[str, int] = {}
+@dataclass
+class Seen:
+    """How often one forward called a module, and what can stand in for it."""
+
+    calls: int = 0
+    stand_in: StandIn | None = None
+
+
+def call_order(forward: Callable[[], Any], modules: Mapping[str, nn.Module]) -> dict[str, Seen]:
+    """What is seen of the modules in one forward, in the order of their first call; those not called are absent."""
+    seen: dict[str, Seen] = {}
     with ExitStack() as hooks:
         for name, module in modules.items():
 
-            def count(_module: nn.Module, _args: Any, name: str = name) -> None:
-                counts[name] = counts.get(name, 0) + 1
+            def before(_module: nn.Module, _args: Any, name: str = name) -> None:
+                seen.setdefault(name, Seen()).calls += 1
 
-            hooks.callback(module.register_forward_pre_hook(count).remove)
+            def after(_module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+                if seen[name].calls == 1:
+                    seen[name].stand_in = StandIn.of(args, kwargs, output)
+
+            hooks.callback(module.register_forward_pre_hook(before).remove)
+            hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         forward()
-    return counts
+    return seen
+
+
+@contextmanager
+def standing_in(modules: Sequence[nn.Module], stand_ins: Sequence[StandIn | None]) -> Iterator[None]:
+    """Modules for which there is a stand-in compute nothing."""
+    with ExitStack() as undo:
+        for module, stand_in in zip(modules, stand_ins, strict=True):
+            if stand_in is not None:
+                undo.callback(_put_forward, module, module.__dict__.get("forward"))
+                _put_forward(module, stand_in)
+        yield
+
+
+def _put_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """A forward of the module's own (as accelerate gives, too), or its class's again."""
+    if forward is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = forward
 
 
 def capture(
     forward: Callable[[], Any],
     blocks: Sequence[nn.Module],
+    keep_tensor: Callable[[Tensor], Tensor],
+    stand_ins: Sequence[StandIn | None],
     *,
     until: nn.Module | None = None,
     once: bool = False,
@@ -123,9 +203,10 @@ def capture(
 ) -> Record:
     """Run `forward` and record how each of `blocks` (which run one after another) is called.
 
-    The forward is stopped where `until` would be called, and, if the blocks are called only `once`, after the
-    last of them. perturb: change what every block gives, so that a comparison with an ordinary record shows
-    which arguments come from the blocks.
+    keep_tensor: makes the copy of an argument that the record holds. stand_ins: for each block, what computes in
+    its place. The forward is stopped where `until` would be called, and, if the blocks are called only `once`,
+    after the last of them. perturb: change what every block gives, so that a comparison with an ordinary record
+    shows which arguments come from the blocks.
     """
     record: Record = [[] for _ in blocks]
     given: list[list[tuple[Path, Tensor, int]]] = [
@@ -146,7 +227,7 @@ def capture(
                 call, *path = known[id(leaf)][0]
                 return Link(call, tuple(path))
             if id(leaf) not in copies or copies[id(leaf)][1] != leaf._version:
-                copies[id(leaf)] = (leaf, leaf._version, leaf.detach().clone())
+                copies[id(leaf)] = (leaf, leaf._version, keep_tensor(leaf))
             return copies[id(leaf)][2]
 
         record[i].append(Call(map_leaves(args, keep), map_leaves(kwargs, keep)))
@@ -159,11 +240,11 @@ def capture(
                 given[i].append(((returned[i], *path), leaf, leaf._version))
         returned[i] += 1
         if once and i == len(blocks) - 1:
-            raise _Stop
+            raise Stop
         return output if perturb else None
 
     def stop(_module: nn.Module, _args: Any) -> None:
-        raise _Stop
+        raise Stop
 
     with ExitStack() as hooks:
         if until is not None:
@@ -176,7 +257,7 @@ def capture(
             post = block.register_forward_hook(lambda _m, _args, output, i=i: after(i, output))
             hooks.callback(pre.remove)
             hooks.callback(post.remove)
-        with suppress(_Stop):
+        with standing_in(blocks, stand_ins), suppress(Stop):
             forward()
     return record
 
@@ -217,36 +298,3 @@ def _differ(call: Call, other: Call) -> bool:
         elif isinstance(a, Link) and a != b:
             return True
     return False
-
-
-@contextmanager
-def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Each module computes on `device` and lives where it was: a copy of its weights is there for each call.
-
-    A module that lives on `device` when called just runs.
-    """
-    homes: dict[nn.Module, tuple[torch.device, list[tuple[Tensor, Tensor]]]] = {}
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        home = next(module.parameters()).device
-        if home == device:
-            return None
-        homes[module] = home, [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
-        for tensor, _ in homes[module][1]:
-            tensor.data = tensor.data.to(device)
-        call = Call(args, kwargs).to(device)
-        return call.args, call.kwargs
-
-    def after(module: nn.Module, _args: Any, output: Any) -> Any:
-        if module not in homes:
-            return None
-        home, tensors = homes.pop(module)
-        for tensor, data in tensors:
-            tensor.data = data
-        return to_device(output, home)
-
-    with ExitStack() as hooks:
-        for module in modules:
-            hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            hooks.callback(module.register_forward_hook(after, prepend=True, always_call=True).remove)
-        yield

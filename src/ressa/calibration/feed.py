@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 
 from ressa.anatomy import Anatomy, Block, Chain
-from ressa.calibration.capture import call_order, on_device
+from ressa.calibration.activations import Activations
+from ressa.calibration.capture import StandIn, call_order
+from ressa.calibration.lending import Lender, lent, moved
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One block in the order of a forward, and how often a forward calls it."""
+    """One block in the order of a forward, how often a forward calls it, and what can stand in for it."""
 
     tower: str
     chain: Chain
     block: Block
     calls: int
+    stand_in: StandIn | None
 
 
 class Feed:
@@ -35,15 +38,18 @@ class Feed:
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
         # An empty tensor knows which GPU a bare "cuda" is.
-        self.device = None if device is None else torch.empty(0, device=device).device
+        self.device = torch.empty(0, device=model.device if device is None else device).device
+        self.lends = device is not None
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.accepted = None if takes_any else set(parameters)
-        self.extra = {"use_cache": False} if "use_cache" in parameters else {}
+        self.extra: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
+        self.can_skip_logits = "logits_to_keep" in parameters
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Evaluation mode, no key-value cache, blocks computing on the device; all as before afterwards."""
+        """Evaluation mode, no key-value cache, all computing on the device; as before afterwards, but for what
+        has become of the blocks' weights."""
         parts = list(self.model.modules())
         training = [part.training for part in parts]
         configs = {
@@ -54,7 +60,14 @@ class Feed:
             self.model.eval()
             for config in caching:
                 config.use_cache = False
-            with nullcontext() if self.device is None else on_device(list(self.blocks.values()), self.device):
+            with ExitStack() as stack:
+                self.activations = Activations(self.device)
+                self.lender = Lender(self.device if self.lends else None)
+                stack.callback(self.lender.close)
+                if self.lends:
+                    blocks = list(self.blocks.values())
+                    stack.enter_context(moved(self.model, blocks, self.device))
+                    stack.enter_context(lent(blocks, self.lender))
                 yield
         finally:
             for config in caching:
@@ -64,13 +77,14 @@ class Feed:
 
     def forward(self, batch: Batch) -> None:
         """The whole model on one batch."""
-        home, dtype = self.model.device, self.model.dtype
+        dtype = self.model.dtype
         inputs = {
-            name: value.to(home, dtype) if value.is_floating_point() else value.to(home)
+            name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in batch.items()
             if self.accepted is None or name in self.accepted
         }
-        self.model(**inputs, **self.extra)
+        fewer = {"logits_to_keep": 1} if self.can_skip_logits and "labels" not in inputs else {}
+        self.model(**inputs, **self.extra, **fewer)
 
     def steps(self, batch: Batch) -> list[Step]:
         """The blocks that a forward calls, in the order of their first call."""
@@ -80,5 +94,5 @@ class Feed:
             for chain in self.anatomy.chains(tower)
             for block in chain.blocks
         }
-        counts = call_order(partial(self.forward, batch), self.blocks)
-        return [Step(*places[name], calls) for name, calls in counts.items()]
+        seen = call_order(partial(self.forward, batch), self.blocks)
+        return [Step(*places[name], found.calls, found.stand_in) for name, found in seen.items()]

@@ -43,12 +43,14 @@ class Kept:
             else:
                 self.keys[attended.shape[1]] = attended
         if self.positions is None and attention_mask is not None and attention_mask.shape == (batch, length):
-            self.positions = attention_mask.to(self.hidden.device).bool()
+            self.positions = attention_mask.bool()
         if labels is not None and labels.shape == (batch, length):
             labelled = labels != -100
             self.positions = (
-                labelled if self.positions is None else self.positions & labelled.to(self.hidden.device)
+                labelled if self.positions is None else self.positions & labelled.to(self.positions.device)
             )
+        if self.positions is not None:  # where there is no padding, nothing need be picked out
+            self.positions = None if self.positions.all() else self.positions.to(self.hidden.device)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """A linear's input as (batch, length, …, in) again where the block flattened it, and which of its

@@ -3,9 +3,13 @@
 Each class knows padding (`keep`), can be merged with another of its kind and summed over processes, and gives
 the same answer however the tokens were split. A richer one answers everything a poorer one does:
 `InputNorm.norm` ⊂ `InputMoments.mean, .variance` ⊂ `Hessian.matrix`.
+
+On a GPU nothing of the size of the inputs is copied to fp32: sums of squares convert as they read, and tensor cores
+multiply 16-bit numbers exactly and add the products in fp32.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,6 +17,8 @@ from torch import Tensor
 
 from ressa.calibration.precision import full_precision
 from ressa.errors import RunError
+
+_ROWS = 2048  # tokens on a GPU whose deviations from their mean are held in fp32 at a time
 
 
 class Statistics(Protocol):
@@ -48,7 +54,7 @@ class InputNorm:
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
         """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out, such as padding."""
         tokens = _tokens(x, keep, self.sum_squares)
-        self.sum_squares += tokens.square().sum(0)
+        self.sum_squares += _sum_squares(tokens)
         self.count += len(tokens)
 
     def merge(self, other: "InputNorm") -> None:
@@ -88,11 +94,13 @@ class InputMoments:
         self.take(_tokens(x, keep, self._mean), samples=x.shape[0] if x.dim() > 2 else 1)
 
     def take(self, tokens: Tensor, samples: int) -> None:
-        """tokens: fp32 (tokens, in) on this statistic's device, all of them counted."""
+        """tokens: (tokens, in) on this statistic's device, all of them counted."""
         self.samples += samples
-        if len(tokens):
-            mean = tokens.mean(0)
-            self._combine(len(tokens), mean, (tokens - mean).square().sum(0))
+        for part in tokens.split(_ROWS) if tokens.is_cuda else (tokens,):
+            if len(part):
+                part = part.float()
+                mean = part.mean(0)
+                self._combine(len(part), mean, _sum_squares(part - mean))
 
     def merge(self, other: "InputMoments") -> None:
         """Take in what `other` has seen."""
@@ -145,6 +153,7 @@ class Hessian:
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
         self._sum = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)  # Σ x xᵀ
         self._moments = InputMoments(in_features, device)
+        self._made: dict[Hashable, Any] = {}
 
     @property
     def count(self) -> int:
@@ -160,20 +169,32 @@ class Hessian:
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
         """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out."""
         tokens = _tokens(x, keep, self._sum)
-        with full_precision(tokens.device):
-            self._sum.addmm_(tokens.T, tokens)
+        if tokens.is_cuda and tokens.dtype in (torch.bfloat16, torch.float16):
+            torch.addmm(self._sum, tokens.T, tokens, out_dtype=torch.float32, out=self._sum)
+        else:
+            with full_precision(tokens.device):
+                self._sum.addmm_(tokens.T.float(), tokens.float())
         self._moments.take(tokens, samples=x.shape[0] if x.dim() > 2 else 1)
+        self._made.clear()
 
     def merge(self, other: "Hessian") -> None:
         """Take in what `other` has seen."""
         self._sum += other._sum.to(self._sum.device)
         self._moments.merge(other._moments)
+        self._made.clear()
 
     def all_reduce(self) -> None:
         """Sum over all processes, if there are several."""
         if _several_processes():
             dist.all_reduce(self._sum)
             self._moments.all_reduce()
+            self._made.clear()
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` makes of this Hessian, made once: linears that share it share its factors."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def matrix(self) -> Tensor:
         """fp32 (in, in): H, a fresh tensor. Raises RunError if no token was seen."""
@@ -193,9 +214,16 @@ class Hessian:
 
 
 def _tokens(x: Tensor, keep: Tensor | None, like: Tensor) -> Tensor:
-    """The kept tokens of x as fp32 (tokens, in) on the device of `like`."""
+    """The kept tokens of x as (tokens, in), of x's dtype, on the device of `like`."""
     chosen = x.reshape(-1, x.shape[-1]) if keep is None else x[keep.to(x.device, torch.bool)]
-    return chosen.to(like.device, torch.float32)
+    return chosen.to(like.device)
+
+
+def _sum_squares(tokens: Tensor) -> Tensor:
+    """fp32 (in,): Σ x_j² over tokens (tokens, in)."""
+    if tokens.is_cuda:
+        return torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float32).square()
+    return tokens.float().square().sum(0)
 
 
 def _seen(count: int) -> int:

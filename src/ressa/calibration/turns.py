@@ -3,42 +3,72 @@
 A whole forward per batch, stopped early, records what a chain's blocks are called with. Then each block runs
 by itself: whoever has its turn may change it, then it runs once for what the next block gets. Where a model does
 something of its own between two blocks (adds image features, merges patches), the inputs of the later block are
-recorded anew from a whole forward.
+recorded anew from a whole forward. No forward computes a block whose inputs it records, where a stand-in can be had.
 """
 
-from collections.abc import Collection, Generator, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ressa.calibration.capture import Call, Record, capture, independent, linked_alike, to_device
+from ressa.calibration.activations import Activations
+from ressa.calibration.capture import Call, Record, capture, independent, linked_alike, map_leaves
 from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.padding import Kept
 
 
 @dataclass
 class Turn:
-    """One block's turn: `calls` says how it is called, [batch][call]. It lives at `home` between its turns."""
+    """One block's turn: `calls` says how it is called, [batch][call]; the block is where it computes."""
 
     step: Step
     block: nn.Module
-    home: torch.device
     calls: list[list[Call]]
+    activations: Activations
     outputs: list[list[Any]] | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the block computes."""
+        return next(self.block.parameters()).device
+
+    def ready_calls(self) -> Iterator[tuple[int, int, Call]]:
+        """Batch, call and a fresh copy of the arguments where the block computes, for each call."""
+        queue = [(b, c, call) for b, calls in enumerate(self.calls) for c, call in enumerate(calls)]
+        for i, (b, c, call) in enumerate(queue):
+            here = self.activations.fetch(call, self.device)
+            if i + 1 < len(queue):
+                self.activations.expect(queue[i + 1][2], self.device)
+            yield b, c, here
+
     def give(self) -> list[list[Any]]:
-        """What the block gives, [batch][call], kept at home; it is not computed again for the next block."""
-        self.outputs = [[to_device(self.run(call), self.home) for call in batch] for batch in self.calls]
-        return self.outputs
+        """What the block gives, [batch][call]; it is not computed again for the next block. The calls are gone
+        afterwards, so that inputs and outputs need the room of one."""
+        outputs: list[list[Any]] = [[] for _ in self.calls]
+        queue = deque((b, call) for b, calls in enumerate(self.calls) for call in calls)
+        self.calls = []
+        while queue:
+            b, call = queue.popleft()
+            here = self.activations.fetch(call, self.device)
+            del call
+            if queue:
+                self.activations.expect(queue[0][1], self.device)
+            outputs[b].append(map_leaves(self.block(*here.args, **here.kwargs), self._lay))
+        self.outputs = outputs
+        return outputs
 
     def run(self, call: Call) -> Any:
         """What the block as it is now gives to one call."""
-        call = call.to(next(self.block.parameters()).device)
+        call = self.activations.fetch(call, self.device)
         return self.block(*call.args, **call.kwargs)
+
+    def _lay(self, leaf: Any) -> Any:
+        return self.activations.lay(leaf) if isinstance(leaf, Tensor) else leaf
 
     def kept(self, call: Call, batch: Batch) -> Kept | None:
         """Which positions count in a call on a batch; None: all, as in a vision tower."""
@@ -90,6 +120,8 @@ class _Run:
             return capture(
                 partial(feed.forward, batch),
                 blocks,
+                feed.activations.keep,
+                [step.stand_in for step in self.steps[: len(blocks)]],
                 # A tower may be called once an image, so its last block's return says little.
                 until=feed.blocks[later[0].block.name] if later else None,
                 once=not later and all(step.calls == 1 for step in steps[begin:end]),
@@ -104,6 +136,7 @@ class _Run:
         self.steps = self.steps[: linked_alike(self.records, len(blocks))]
 
     def turns(self, wanted: set[str]) -> Generator[Turn]:
+        lender = self.feed.lender
         outputs: list[list[Any]] = [[] for _ in self.records]
         for i, step in enumerate(self.steps):
             block = self.feed.blocks[step.block.name]
@@ -111,18 +144,23 @@ class _Run:
                 [call.resolve(given) for call in record[i]]
                 for record, given in zip(self.records, outputs, strict=True)
             ]
-            home = next(block.parameters()).device
-            turn = Turn(step, block, home, calls)
-            try:
-                if self.feed.device is not None:
-                    block.to(self.feed.device)
-                if wanted & set(step.block.linears):
-                    yield turn
-                if i + 1 < len(self.steps) and any(
-                    call.linked() for record in self.records for call in record[i + 1]
-                ):
-                    outputs = turn.outputs or turn.give()
-            finally:
-                block.to(home)
+            outputs = []
             for record in self.records:
                 record[i] = []
+            lender.bring(block)
+            turn = Turn(step, block, calls, self.feed.activations)
+            del calls
+            goes_on = i + 1 < len(self.steps)
+            is_wanted = bool(wanted & set(step.block.linears))
+            try:
+                if goes_on:
+                    lender.expect(self.feed.blocks[self.steps[i + 1].block.name])
+                if is_wanted:
+                    yield turn
+                if goes_on and any(call.linked() for record in self.records for call in record[i + 1]):
+                    outputs = turn.outputs or turn.give()
+                    turn.outputs = None
+                else:
+                    outputs = [[] for _ in self.records]
+            finally:
+                lender.take_home(block, changed=is_wanted)

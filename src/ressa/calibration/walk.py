@@ -3,14 +3,14 @@
 In a block's turn (`turns.py`) it runs once with hooks that feed statistics, then `visit` prunes it in place.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 
 import torch
 from torch import Tensor, nn
 
 from ressa.anatomy import Anatomy, Block
-from ressa.calibration.capture import leaves
+from ressa.calibration.capture import Stop, leaves
 from ressa.calibration.feed import Batch, Feed
 from ressa.calibration.padding import Kept, image_positions
 from ressa.calibration.statistics import Statistics
@@ -37,7 +37,8 @@ def walk(
     """Call `visit(block, statistics)` for every block, in the order a forward calls them.
 
     batches: model inputs, as the model's forward takes them. visit: may change the block's weights in place;
-    it is given the statistics of those linears for which `statistics(name, linear)` made one. device: where a
+    it is given the statistics of those linears for which `statistics(name, linear)` made one; linears that are
+    given the same tensor, such as q, k and v, share one object. device: where a
     block computes (default: where it lives); elsewhere it is moved there for its turn and back. layers: only
     these linears, and the blocks that hold them, are visited (default: all). atv: count all text tokens but
     only the image tokens that a block changes most (arXiv 2603.16001); the number is the paper's α.
@@ -68,31 +69,78 @@ def _gather(
 ) -> dict[str, Statistics]:
     """Statistics of the inputs of the linears of one block."""
     linears = {name: feed.modules[name] for name in names}
-    gathered = {name: made for name in names if (made := statistics(name, linears[name])) is not None}
-    if not gathered:
-        return {}
     chosen = {} if atv is None else _choose_tokens(feed, batches, turn, atv)
-    kept: Kept | None = None
-    reached: set[str] = set()
+    for share in (True, False):
+        with suppress(_Apart):
+            return _Inputs(linears, statistics, share).gather(batches, turn, chosen)
+    raise AssertionError("nothing is shared, so nothing can come apart")
 
-    def update(name: str, x: Tensor) -> None:
-        reached.add(name)
-        gathered[name].update(*((x, None) if kept is None else kept.split(x)))
 
-    with ExitStack() as hooks:
-        for name in gathered:
-            hook = linears[name].register_forward_pre_hook(lambda _m, args, name=name: update(name, args[0]))
-            hooks.callback(hook.remove)
-        for b, batch in enumerate(turn.calls):
-            for c, call in enumerate(batch):
-                call = call.to(next(turn.block.parameters()).device)
-                kept = turn.kept(call, batches[b])
-                if kept is not None and (b, c) in chosen:
-                    kept.positions = chosen[b, c]
-                turn.block(*call.args, **call.kwargs)
-    if missing := [name for name in gathered if name not in reached]:
-        raise _never_reached(missing)
-    return gathered
+class _Apart(Exception):
+    """Linears that shared an input in one call do not in another."""
+
+
+class _Inputs:
+    """Hands the inputs of one block's linears to their statistics, call after call."""
+
+    def __init__(self, linears: Mapping[str, nn.Linear], statistics: Factory, share: bool) -> None:
+        self.linears, self.statistics, self.share = linears, statistics, share
+        self.found: dict[str, Statistics | None] = {}
+        self.giver: dict[str, str] = {}  # linear → the one before it that is given the same tensor
+        self.before: tuple[str, Tensor, int] | None = None  # the last giver, its input, that input's version
+        self.kept: Kept | None = None
+        self.first = True
+        self.order: list[str] = []  # in which the first call reached the linears
+        self.reached: set[str] = set()  # in the present call
+
+    def gather(
+        self, batches: Sequence[Batch], turn: Turn, chosen: Mapping[tuple[int, int], Tensor]
+    ) -> dict[str, Statistics]:
+        """chosen: (batch, call) → bool (batch, length), the positions to count instead of all but padding."""
+        with ExitStack() as hooks:
+            for name, linear in self.linears.items():
+                hook = linear.register_forward_pre_hook(lambda _m, args, name=name: self._take(name, args[0]))
+                hooks.callback(hook.remove)
+            for number, (b, c, call) in enumerate(turn.ready_calls()):
+                self.kept = turn.kept(call, batches[b])
+                if self.kept is not None and (b, c) in chosen:
+                    self.kept.positions = chosen[b, c]
+                self.first = number == 0
+                self.before = None
+                self.reached.clear()
+                with suppress(Stop):
+                    turn.block(*call.args, **call.kwargs)
+        self.before = self.kept = None
+        unreached = [name for name in self.linears if name not in self.found]
+        if missing := [name for name in unreached if self.statistics(name, self.linears[name]) is not None]:
+            raise _never_reached(missing)
+        return {name: made for name in self.linears if (made := self.found.get(name)) is not None}
+
+    def _take(self, name: str, x: Tensor) -> None:
+        giver = self._giver(x) if self.share else None
+        if name not in self.found:
+            made = self.statistics(name, self.linears[name])
+            if giver is not None and type(made) is type(self.found[giver]):
+                made, self.giver[name] = self.found[giver], giver
+            self.found[name] = made
+        elif name in self.giver and giver != self.giver[name]:
+            raise _Apart
+        if name not in self.giver:
+            self.before = name, x, x._version
+            if (statistic := self.found[name]) is not None:
+                statistic.update(*((x, None) if self.kept is None else self.kept.split(x)))
+        if self.first:
+            self.order.append(name)
+        self.reached.add(name)
+        # What a block makes of its last linear's output is of no interest here.
+        if not self.first and name == self.order[-1] and len(self.reached) == len(self.order):
+            raise Stop
+
+    def _giver(self, x: Tensor) -> str | None:
+        if self.before is None:
+            return None
+        name, before, version = self.before
+        return name if x is before and x._version == version else None
 
 
 def _choose_tokens(
