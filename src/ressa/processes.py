@@ -2,10 +2,13 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def are_several() -> bool:
@@ -24,6 +27,33 @@ def meet(device: "torch.device") -> None:
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu").wait_for_everyone()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many have met and work together: (0, 1) for one alone."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """This process's share of what all of them were given; where there is not one for each, each takes all."""
+    rank, processes = place()
+    return items[rank::processes] if len(items) >= processes else items
+
+
+def least(number: int, device: "torch.device") -> int:
+    """The smallest of the numbers that the processes have, so that all decide alike. device: where they compute."""
+    if place()[1] == 1:
+        return number
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MIN)
+    return int(tensor)
 
 
 def leave(status: int) -> NoReturn:

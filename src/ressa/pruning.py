@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,15 @@ from ressa.allocation.uniform import Asked, make_plan
 from ressa.anatomy import Anatomy, Block, find_anatomy
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.walk import walk
-from ressa.checkpoint import FinishedBlocks, LayerReport
+from ressa.checkpoint import FinishedBlocks, LayerReport, StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.methods import Method, get_method, magnitude
+from ressa.processes import place, share
 from ressa.progress import bar
 from ressa.provenance import fingerprint
-from ressa.sparsity import Plan, Unstructured, global_plan
+from ressa.solving import solve_block
+from ressa.sparsity import PackedMasks, Plan, Unstructured, count_zeros, global_plan
+from ressa.stopwatch import Stopwatch
 from ressa.warned import warn
 
 WORTH_SAYING = 1e-3  # of the weights: a dense model has a few zeros, too
@@ -26,15 +30,17 @@ WORTH_SAYING = 1e-3  # of the weights: a dense model has a few zeros, too
 
 @dataclass(frozen=True)
 class PruneResult:
-    """masks: layer name → bool (out, in) on the CPU, True = kept. layers: what was asked and achieved, in the
-    order of the anatomy. plan: the one carried out (a global comparison makes its own). revived: how many weights
-    that were 0 before have a value now, given by a method that updates what it keeps."""
+    """masks: layer name → bool (out, in) on the CPU, True = kept; held packed, unpacked when asked for. layers:
+    what was asked and achieved, in the order of the anatomy. plan: the one carried out (a global comparison makes
+    its own). revived: how many weights that were 0 before have a value now, given by a method that updates what it
+    keeps. spent: the seconds by what they went into, `calibrate` (the model runs) and `prune` (the method does)."""
 
-    masks: dict[str, Tensor]
+    masks: Mapping[str, Tensor]
     layers: list[LayerReport]
     plan: Plan
     seconds: float
     revived: int = 0
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -53,8 +59,12 @@ def prune(
     tokens: Literal["all", "atv"] = "all",
     alpha: float = 1.0,
     keep_zeros: bool = False,
+    streamed: StreamedWeights | None = None,
 ) -> PruneResult:
     """Prune a model in place, block by block in the order data flows.
+
+    Of several processes that have met (torch.distributed), all given the same, each runs the model on its share
+    of the batches and solves its share of a block's layers.
 
     Args:
         batches: calibration inputs with images, as the model's forward takes them (`ressa.batches` makes
@@ -72,6 +82,7 @@ def prune(
         keep_zeros: weights that are 0 already stay 0 and are outside the masks, whatever the method, so that a
             layer may get more zeros than its pattern asks for. Without it a method that updates what it keeps
             (SparseGPT) gives some of them values, which is warned of where the model was sparse.
+        streamed: the model's weights, if they stay on disk; finished blocks are then kept there, not in work_dir.
 
     Raises UsageError before anything is changed: a plan that names no layer or an unknown one, a pattern that
     does not fit, an unknown method or option, no calibration samples or none with images. Raises RunError if
@@ -93,37 +104,48 @@ def prune(
         plan = _compare_globally(modules, plan, chosen)
     if needs is not None:
         check_batches(batches)
+    if streamed is not None and place()[1] > 1:
+        raise UsageError("Weights are streamed in one process: start one, or leave out the streaming.")
 
-    masks: dict[str, Tensor] = {}
-    blocks = [block for block in anatomy.blocks() if any(name in plan for name in block.linears)]
-    finished: FinishedBlocks | None = None
-    if work_dir is not None:
-        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
-        identity = fingerprint([repr(recipe), *_contents(modules, plan, () if needs is None else batches)])
-        finished = FinishedBlocks(work_dir, identity)
-        masks |= finished.restore(blocks, modules)
-
-    updating = {"keep_zeros": keep_zeros} if chosen.updates_weights else {}
+    masks, watch = PackedMasks(), Stopwatch()
+    reports: dict[str, LayerReport] = {}
     revived: list[Tensor] = []
+    updating = {"keep_zeros": keep_zeros} if chosen.updates_weights else {}
+    blocks = [block for block in anatomy.blocks() if any(name in plan for name in block.linears)]
+
+    def note(name: str, weight: Tensor, mask: Tensor) -> None:
+        reports[name] = _report(name, anatomy.tower_of(name), weight, mask, plan, keep_zeros)
+
+    finished: FinishedBlocks | StreamedWeights | None = streamed
+    if finished is None and work_dir is not None:
+        finished = FinishedBlocks(work_dir, keeps_weights=chosen.updates_weights)
+    if finished is not None:
+        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
+        finished.claim(
+            fingerprint([repr(recipe), *_contents(modules, plan, () if needs is None else batches)])
+        )
+        masks.update(finished.restore(blocks, modules))
+        for name in masks:
+            note(name, modules[name].weight, masks[name])
+
+    def solve(name: str, weight: Tensor, gathered: Statistics | None) -> tuple[Tensor, Tensor]:
+        if gathered is None and device is not None:
+            weight = weight.to(device)
+        mask, pruned = chosen.apply(weight, gathered, plan[name], name=name, seed=seed, **updating, **options)
+        return (mask & (weight != 0) if keep_zeros else mask), pruned
 
     def visit(block: Block, statistics: dict[str, Statistics]) -> None:
-        made: dict[str, Tensor] = {}
-        for name in (name for name in block.linears if name in plan):
-            linear, gathered = modules[name], statistics.pop(name, None)
-            if gathered is not None:
-                gathered.all_reduce()
-            weight = linear.weight.to(device) if gathered is None and device is not None else linear.weight
-            mask, pruned = chosen.apply(
-                weight.detach(), gathered, plan[name], name=name, seed=seed, **updating, **options
-            )
-            if keep_zeros:
-                mask = mask & (weight != 0)
-            elif chosen.updates_weights:
-                revived.append(((weight == 0) & (pruned != 0)).sum())
-            linear.weight.copy_(pruned)
-            made[name] = mask.cpu()
-        if finished is not None:
-            finished.keep(block, {name: modules[name].weight for name in made}, made)
+        weights = {name: modules[name].weight.detach() for name in block.linears if name in plan}
+        made = PackedMasks()
+        with watch.on("prune"):
+            for name, mask, pruned in solve_block(weights, statistics, solve):
+                note(name, pruned, mask)
+                if chosen.updates_weights and not keep_zeros:
+                    revived.append(((weights[name] == 0) & (pruned != 0)).sum())
+                weights[name].copy_(pruned)
+                made.put(name, mask)
+            if finished is not None:
+                finished.keep(block, weights, made)
         masks.update(made)
         progress.advance()
 
@@ -135,30 +157,30 @@ def prune(
         if needs is None:
             for block in remaining:
                 visit(block, {})
+                if streamed is not None:
+                    streamed.put_back(modules[block.name])
         elif remaining:
-            walk(
-                model,
-                anatomy,
-                batches,
-                visit,
-                lambda _name, linear: needs(linear.in_features, linear.weight.device),
-                device,
-                layers=[name for block in remaining for name in block.linears if name in plan],
-                atv=alpha if tokens == "atv" else None,
-            )
-    layers = [
-        _report(name, anatomy.tower_of(name), modules[name].weight, masks[name], plan, keep_zeros)
-        for name in anatomy.linears()
-        if name in plan
-    ]
-    masks = {layer.name: masks[layer.name] for layer in layers}
+            with watch.on("calibrate"):
+                walk(
+                    model,
+                    anatomy,
+                    share(batches),
+                    visit,
+                    lambda _name, linear: needs(linear.in_features, linear.weight.device),
+                    device,
+                    layers=[name for block in remaining for name in block.linears if name in plan],
+                    atv=alpha if tokens == "atv" else None,
+                    shelf=streamed,
+                )
+    layers = [reports[name] for name in anatomy.linears() if name in plan]
+    masks = masks.in_order([layer.name for layer in layers])
     count = sum(int(each) for each in revived)
-    if count > WORTH_SAYING * sum(mask.numel() for mask in masks.values()):
+    if count > WORTH_SAYING * sum(prod(layer.shape) for layer in layers):
         warn(
             f"{count:,} weights that were zero have values now, for {method} updates what it keeps: the model was "
             "sparse already; to leave its zeros zero, prune it with keep_zeros (--keep-zeros)."
         )
-    return PruneResult(masks, layers, plan, time.perf_counter() - started, count)
+    return PruneResult(masks, layers, plan, time.perf_counter() - started, count, watch.rounded())
 
 
 def check_batches(batches: Sequence[Mapping[str, Tensor]]) -> None:
@@ -190,8 +212,9 @@ def _contents(
 ) -> Iterator[bytes]:
     """What tells one model and calibration set from another: a sample of every weight, and all inputs."""
     for name in plan:
-        weight = modules[name].weight.detach().reshape(-1)
-        yield _bytes(weight[:: max(1, len(weight) // 1024)])
+        weight = modules[name].weight.detach()
+        for row in (0, len(weight) // 2, len(weight) - 1):  # a whole tensor need not be read from disk
+            yield _bytes(weight[row])
     for batch in batches:
         for name in sorted(batch):
             yield name.encode()
@@ -210,10 +233,10 @@ def _report(
     more_zeros: whether the mask may have more zeros than the pattern asks for.
     """
     pattern, (rows, width) = plan[name], weight.shape
-    zeros = int((weight == 0).sum())
-    outside = weight.detach().masked_fill(mask.to(weight.device), 0)
-    masked, asked = int((~mask).sum()), pattern.zeros(weight.shape)
-    if masked < asked or (masked > asked and not more_zeros) or not pattern.verify(mask) or outside.any():
+    mask = mask.to(weight.device)
+    zeros, masked, asked = count_zeros(weight), mask.numel() - int(mask.sum()), pattern.zeros(weight.shape)
+    stray = bool(weight.detach().masked_fill(mask, 0).any())
+    if masked < asked or (masked > asked and not more_zeros) or not pattern.verify(mask) or stray:
         raise RunError(
             f"{name} was to get {asked} zeros in the pattern {pattern} and has {zeros} "
             f"({masked} by its mask): this is a defect of the method, please report it."

@@ -57,7 +57,7 @@ def pruned(family: Family, dtype: torch.dtype = torch.float32) -> tuple[Vlm, Man
     manifest = Manifest(
         kind="pruned", source=family.name, plan=result.plan.to_dict(), recipe={"method": "magnitude"}
     )
-    return Vlm(model, None, family.name), manifest, result.masks
+    return Vlm(model, None, family.name), manifest, dict(result.masks)
 
 
 @every_family

@@ -13,7 +13,7 @@ from torch import Tensor
 from ressa.anatomy import Anatomy, Block, Chain
 from ressa.calibration.activations import Activations
 from ressa.calibration.capture import StandIn, call_order
-from ressa.calibration.lending import Lender, lent, moved
+from ressa.calibration.lending import Lender, Shelf, lent, moved
 
 Batch = Mapping[str, Tensor]
 
@@ -32,14 +32,16 @@ class Step:
 class Feed:
     """Runs the model, or the blocks of it, on calibration inputs."""
 
-    def __init__(self, model: Any, anatomy: Anatomy, device: torch.device | str | None) -> None:
+    def __init__(
+        self, model: Any, anatomy: Anatomy, device: torch.device | str | None, shelf: Shelf | None = None
+    ) -> None:
         self.model = model
         self.anatomy = anatomy
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
         # An empty tensor knows which GPU a bare "cuda" is.
         self.device = torch.empty(0, device=model.device if device is None else device).device
-        self.lends = device is not None
+        self.lends, self.shelf = device is not None, shelf
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.accepted = None if takes_any else set(parameters)
@@ -62,11 +64,14 @@ class Feed:
                 config.use_cache = False
             with ExitStack() as stack:
                 self.activations = Activations(self.device)
-                self.lender = Lender(self.device if self.lends else None)
+                self.lender = Lender(self.device if self.lends else None, self.shelf)
                 stack.callback(self.lender.close)
+                blocks = list(self.blocks.values())
+                if self.shelf is not None:
+                    blocks += self._vocabulary()
                 if self.lends:
-                    blocks = list(self.blocks.values())
                     stack.enter_context(moved(self.model, blocks, self.device))
+                if self.lends or self.shelf is not None:
                     stack.enter_context(lent(blocks, self.lender))
                 yield
         finally:
@@ -74,6 +79,15 @@ class Feed:
                 config.use_cache = True
             for part, was in zip(parts, training, strict=True):
                 part.training = was
+
+    def _vocabulary(self) -> list[Any]:
+        """The modules that hold a row for each word, embeddings and output head: they are as large as blocks."""
+        words = getattr(self.model.config.get_text_config(), "vocab_size", None)
+        return [
+            module
+            for module in self.model.modules()
+            if any(table.dim() == 2 and len(table) == words for table in module.parameters(recurse=False))
+        ]
 
     def forward(self, batch: Batch) -> None:
         """The whole model on one batch."""

@@ -7,7 +7,7 @@ the one before on its way home.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +17,46 @@ from ressa.calibration.capture import StandIn
 Copies = list[tuple[Tensor, Tensor]]  # a parameter or buffer, and its data elsewhere
 
 
+class Shelf(Protocol):
+    """Where weights lie that are in memory only while they are used: the disk (`checkpoint.StreamedWeights`)."""
+
+    def announce(self, module: nn.Module) -> None:
+        """A module's weights will be read soon."""
+
+    def let_go(self, tensor: Tensor) -> None:
+        """What a parameter's weights take of memory is free: they have been copied."""
+
+    def put_back(self, module: nn.Module) -> None:
+        """A module's weights are what lies on the shelf, and take no memory."""
+
+
 class Lender:
     """Brings modules to a device and takes them home. To be closed; then every module is at home.
 
-    device: None leaves every module where it lives.
+    device: None leaves every module where it lives. shelf: where their weights lie, if not in memory; whoever
+    changes a module's weights puts the new ones there before it is taken home.
     """
 
-    def __init__(self, device: torch.device | None) -> None:
-        self.device = device
+    def __init__(self, device: torch.device | None, shelf: Shelf | None = None) -> None:
+        self.device, self.shelf = device, shelf
         self.there = ThreadPoolExecutor(1)
         self.back = ThreadPoolExecutor(1)
         self.coming: dict[nn.Module, Future[tuple[Copies, Any]]] = {}
+        self.lent: set[nn.Module] = set()
         self.away: dict[nn.Module, Copies] = {}  # whose weights are on the device, with their data at home
         self.returning: dict[nn.Module, Future[None]] = {}
 
     def expect(self, module: nn.Module) -> None:
         """Start to bring the weights of a module that will compute soon."""
+        if self.shelf is not None:
+            self.shelf.announce(module)
         if self._is_elsewhere(module) and module not in self.coming:
             self._returned(module)
             self.coming[module] = self.there.submit(self._send, module)
 
     def bring(self, module: nn.Module) -> None:
         """The module's weights are on the device from now on."""
+        self.lent.add(module)
         if not self._is_elsewhere(module):
             return
         self.expect(module)
@@ -54,15 +72,15 @@ class Lender:
 
     def take_home(self, module: nn.Module, *, changed: bool) -> None:
         """The module's weights are where they were, with what has become of them if they have `changed`."""
-        if module not in self.away:
-            return
-        assert self.device is not None
-        homes = [(tensor, home, tensor.data) for tensor, home in self.away.pop(module)]
+        self.lent.discard(module)
+        homes = [(tensor, home, tensor.data) for tensor, home in self.away.pop(module, ())]
         for tensor, home, _ in homes:
             tensor.data = home
-        if changed:
+        if self.shelf is not None:
+            self.shelf.put_back(module)
+        elif changed and homes:
             done = None
-            if self.device.type == "cuda":
+            if self.device is not None and self.device.type == "cuda":
                 done = torch.cuda.current_stream(self.device).record_event()
             self.returning[module] = self.back.submit(self._return, homes, done)
 
@@ -71,7 +89,7 @@ class Lender:
         for future in self.coming.values():
             future.result()
         self.coming.clear()
-        for module in list(self.away):
+        for module in list(self.lent):
             self.take_home(module, changed=True)
         for module in list(self.returning):
             self._returned(module)
@@ -93,9 +111,11 @@ class Lender:
             return [(tensor, tensor.data.to(self.device)) for tensor in tensors], None
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
-            copies = [
-                (tensor, _pinned(tensor).to(self.device, non_blocking=True, copy=True)) for tensor in tensors
-            ]
+            copies = []
+            for tensor in tensors:
+                copies.append((tensor, _pinned(tensor).to(self.device, non_blocking=True, copy=True)))
+                if self.shelf is not None:
+                    self.shelf.let_go(tensor)
             return copies, stream.record_event()
 
     @torch.no_grad()
@@ -133,7 +153,7 @@ def lent(blocks: Sequence[nn.Module], lender: Lender) -> Iterator[None]:
     """
 
     def before(block: nn.Module, _args: Any) -> None:
-        if block not in lender.away and not isinstance(block.__dict__.get("forward"), StandIn):
+        if block not in lender.lent and not isinstance(block.__dict__.get("forward"), StandIn):
             lender.bring(block)
             for_the_call.add(block)
 

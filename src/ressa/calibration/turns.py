@@ -20,6 +20,7 @@ from ressa.calibration.activations import Activations
 from ressa.calibration.capture import Call, Record, capture, independent, linked_alike, map_leaves
 from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.padding import Kept
+from ressa.processes import least
 
 
 @dataclass
@@ -131,9 +132,9 @@ class _Run:
         first = record(batches[0])
         if len(blocks) > 1:
             alone = independent(first, record(batches[0], perturb=True))
-            blocks = blocks[:alone]
+            blocks = blocks[: least(alone, feed.device)]
         self.records = [first, *(record(batch) for batch in batches[1:])]
-        self.steps = self.steps[: linked_alike(self.records, len(blocks))]
+        self.steps = self.steps[: least(linked_alike(self.records, len(blocks)), feed.device)]
 
     def turns(self, wanted: set[str]) -> Generator[Turn]:
         lender = self.feed.lender

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from ressa.anatomy import Anatomy, Block
 from ressa.calibration.capture import Stop, leaves
 from ressa.calibration.feed import Batch, Feed
+from ressa.calibration.lending import Shelf
 from ressa.calibration.padding import Kept, image_positions
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.tokens import VisualDistance, select_tokens
 from ressa.calibration.turns import Turn, turns
 from ressa.errors import UsageError
+from ressa.processes import least
 
 Visit = Callable[[Block, dict[str, Statistics]], None]
 Factory = Callable[[str, nn.Linear], Statistics | None]
@@ -33,6 +35,7 @@ def walk(
     *,
     layers: Collection[str] | None = None,
     atv: float | None = None,
+    shelf: Shelf | None = None,
 ) -> None:
     """Call `visit(block, statistics)` for every block, in the order a forward calls them.
 
@@ -41,12 +44,13 @@ def walk(
     given the same tensor, such as q, k and v, share one object. device: where a
     block computes (default: where it lives); elsewhere it is moved there for its turn and back. layers: only
     these linears, and the blocks that hold them, are visited (default: all). atv: count all text tokens but
-    only the image tokens that a block changes most (arXiv 2603.16001); the number is the paper's α.
+    only the image tokens that a block changes most (arXiv 2603.16001); the number is the paper's α. shelf: where
+    the weights lie if they are to be in memory only for their block's turn; `visit` puts changed ones there.
 
     Padding is left out of the statistics, image tokens count like any other. Only one block's statistics
     exist at a time. Raises UsageError if the calibration inputs never reach one of the layers.
     """
-    feed = Feed(model, anatomy, device)
+    feed = Feed(model, anatomy, device, shelf)
     wanted = set(anatomy.linears() if layers is None else layers)
     with feed.ready():
         steps = feed.steps(batches[0])
@@ -71,8 +75,11 @@ def _gather(
     linears = {name: feed.modules[name] for name in names}
     chosen = {} if atv is None else _choose_tokens(feed, batches, turn, atv)
     for share in (True, False):
+        found: dict[str, Statistics] | None = None
         with suppress(_Apart):
-            return _Inputs(linears, statistics, share).gather(batches, turn, chosen)
+            found = _Inputs(linears, statistics, share).gather(batches, turn, chosen)
+        if least(found is not None, turn.device) and found is not None:
+            return found
     raise AssertionError("nothing is shared, so nothing can come apart")
 
 

@@ -14,7 +14,7 @@ from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_
 from ressa.checkpoint.place import find
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import UsageError
-from ressa.sparsity import PackedMasks, count_packed, pack_nonzero, parse_pattern
+from ressa.sparsity import PackedMasks, count_packed, count_zeros, pack_nonzero, parse_pattern
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def measure(model: nn.Module, anatomy: Anatomy) -> dict[str, float]:
     """Tower → share of zeros in the weights of its prunable linears, counted from the model in memory."""
     modules: dict[str, Any] = dict(model.named_modules())
     return by_tower(
-        (anatomy.tower_of(name), modules[name].weight.shape, zeros(modules[name].weight))
+        (anatomy.tower_of(name), modules[name].weight.shape, count_zeros(modules[name].weight))
         for name in anatomy.linears()
     )
 
@@ -60,13 +60,6 @@ def by_tower(layers: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[str, fl
         before = sums.get(tower, (0, 0))
         sums[tower] = (before[0] + none, before[1] + torch.Size(shape).numel())
     return {tower: none / size for tower, (none, size) in sums.items()}
-
-
-def zeros(weight: Tensor) -> int:
-    """The number of zeros in a weight (out, in)."""
-    if weight.device.type != "cpu":
-        return weight.numel() - int(weight.count_nonzero())
-    return weight.numel() - count_packed(pack_nonzero(weight))
 
 
 def examine(weight: Tensor, asked: str | None, packed: Tensor | None = None) -> tuple[int, bool | None]:

@@ -11,6 +11,7 @@ from ressa.anatomy import Block
 from ressa.checkpoint.kept import keep_tensors, kept_tensors
 from ressa.errors import UsageError
 from ressa.files import read_json, write_json
+from ressa.processes import is_first
 from ressa.progress import say
 from ressa.sparsity import PackedMasks, as_packed
 
@@ -22,9 +23,10 @@ def claim(folder: Path, identity: str) -> None:
     note = folder / "pruning.json"
     begun = read_json(note)
     if begun is None:
-        for path in folder.glob("*.safetensors"):
-            path.unlink()
-        write_json(note, {"identity": identity})
+        if is_first():
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
+            write_json(note, {"identity": identity})
     elif begun != {"identity": identity}:
         refuse(folder)
 
@@ -39,19 +41,22 @@ def refuse(folder: Path) -> NoReturn:
 
 class FinishedBlocks:
     """One file a finished block: its masks, its pruned weights where the method changed those that are kept, and
-    the identity of the run that it belongs to.
-
-    identity: whatever decides the result; blocks of another identity are refused with a UsageError.
+    the identity of the run that it belongs to. Of several processes the first writes.
     """
 
-    def __init__(self, folder: str | Path, identity: str, *, keeps_weights: bool = True) -> None:
-        self.folder = Path(folder)
-        self.identity = identity
+    def __init__(self, folder: str | Path, *, keeps_weights: bool = True) -> None:
+        self.folder, self.identity = Path(folder), ""
         self.keeps_weights = keeps_weights
+
+    def claim(self, identity: str) -> None:
+        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity."""
+        self.identity = identity
         claim(self.folder, identity)
 
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Write down one block. weights, masks: layer name → (out, in)."""
+        if not is_first():
+            return
         at_rest = as_packed(masks)
         tensors = {f"{name}.mask": at_rest.packed(name) for name in at_rest}
         if self.keeps_weights:

@@ -81,7 +81,7 @@ class StoredTensors(Mapping[str, Tensor]):
         """
 
         def take(key: str) -> T:
-            self._announce(self.places[key])
+            self.announce(self.places[key])
             return look(key, self[key])
 
         if missing := sorted(set(keys) - set(self.places)):
@@ -90,7 +90,7 @@ class StoredTensors(Mapping[str, Tensor]):
         with ThreadPoolExecutor(READERS) as pool:
             return dict(zip(ordered, pool.map(take, ordered), strict=True))
 
-    def _announce(self, place: Place) -> None:
+    def announce(self, place: Place) -> None:
         """Let the system read a tensor in one sweep, not page by page as it is touched."""
         if hasattr(os, "posix_fadvise"):
             descriptor = os.open(self.folder / place.file, os.O_RDONLY)

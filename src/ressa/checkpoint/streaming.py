@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ressa.anatomy import Block
-from ressa.checkpoint.resume import claim
+from ressa.checkpoint.kept import keep_tensors, kept_tensors
+from ressa.checkpoint.resume import claim, refuse
 from ressa.checkpoint.stored import INDEX, Place, StoredTensors
 from ressa.errors import RunError, UsageError
 from ressa.sparsity import PackedMasks, as_packed
@@ -41,7 +41,7 @@ class StreamedWeights:
     ) -> None:
         if sys.platform != "linux":
             raise UsageError("Weights are streamed on Linux only: leave out --stream.")
-        self.source, self.folder = StoredTensors(source), Path(folder)
+        self.source, self.folder, self.identity = StoredTensors(source), Path(folder), ""
         self.places = _places(model, self.source)
         for name in layers:
             if f"{name}.weight" not in self.places:
@@ -52,11 +52,13 @@ class StreamedWeights:
         parameters = dict(model.named_parameters())
         self._data = {name: parameters[name].data for name in self.places}
         self._names = {id(parameters[name]): name for name in self.places}
+        self._stale: dict[str, Tensor] = {}
         self._pruned: set[str] = set()
         self._shards: dict[str, Tensor] = {}
 
     def claim(self, identity: str) -> None:
         """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity."""
+        self.identity = identity
         claim(self.folder, identity)
 
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> PackedMasks:
@@ -66,20 +68,35 @@ class StreamedWeights:
         """
         for name, weight in weights.items():
             self._write(f"{name}.weight", weight)
-        at_rest, path = as_packed(masks), self._note(block)
-        unfinished = path.with_suffix(".tmp")
-        save_file({name: at_rest.packed(name) for name in at_rest}, unfinished)
-        unfinished.replace(path)
-        return self._take_up(block)
+        for file in {self.places[f"{name}.weight"].file for name in weights}:
+            _settle(self._open(file))
+        at_rest = as_packed(masks)
+        packed = {name: at_rest.packed(name) for name in at_rest}
+        widths = {name: at_rest.width(name) for name in at_rest}
+        keep_tensors(self._note(block), packed, identity=self.identity, widths=widths)
+        return self._take_up(block) or at_rest
 
     def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
         """Take up finished blocks: their weights are the pruned ones from now on. Returns their masks."""
         masks = PackedMasks()
         for block in blocks:
-            if self._note(block).is_file():
-                masks.update(self._take_up(block))
+            if (found := self._take_up(block)) is not None:
+                masks.update(found)
                 self.put_back(modules[block.name])
         return masks
+
+    def announce(self, module: nn.Module) -> None:
+        """Let the system read what a module will need soon."""
+        for parameter in module.parameters():
+            name = self._names.get(id(parameter))
+            if name is not None and name not in self._pruned:
+                self.source.announce(self.places[name])
+
+    def let_go(self, tensor: Tensor) -> None:
+        """What a parameter takes of memory is free: it is read again when it is touched again."""
+        name = self._names.get(id(tensor))
+        if name is not None:
+            _give_back(self._data[name])
 
     def put_back(self, module: nn.Module) -> None:
         """Every weight of a module is what lies on disk now, and takes no memory until it is touched again."""
@@ -88,6 +105,8 @@ class StreamedWeights:
             if name is not None:
                 parameter.data = self._data[name]
                 _give_back(self._data[name])
+                if name in self._stale:
+                    _give_back(self._stale.pop(name))
 
     def finish(self, target: Path) -> None:
         """Complete the shards with all that was not pruned, and put them, and their index, into `target`."""
@@ -115,16 +134,23 @@ class StreamedWeights:
             file.seek(place.begin)
             file.write(data)  # type: ignore[arg-type]  # an array is a buffer
 
-    def _take_up(self, block: Block) -> PackedMasks:
-        """A finished block's weights are those in the output's shards; its masks, mapped as well."""
+    def _take_up(self, block: Block) -> PackedMasks | None:
+        """A finished block's weights are those in the output's shards; its masks, mapped as well. None for a block
+        that is not finished."""
+        kept = kept_tensors(self._note(block))
+        if kept is None:
+            return None
+        tensors, note = kept
+        if note.get("identity") != self.identity:
+            refuse(self.folder)
         masks = PackedMasks()
-        for name, packed in load_file(self._note(block)).items():
+        for name, packed in tensors.items():
             parameter = f"{name}.weight"
             self._pruned.add(parameter)
             old = self._data[parameter]
             self._data[parameter] = self._mapped(self.places[parameter], old)
-            _give_back(old)
-            masks.add(name, packed, old.shape[1])
+            self._stale[parameter] = old  # which the model computes with until it is put back
+            masks.add(name, packed, note["widths"][name])
         return masks
 
     def _mapped(self, place: Place, like: Tensor) -> Tensor:
@@ -199,6 +225,15 @@ def _give_back(mapped: Tensor) -> None:
     length = (mapped.data_ptr() + mapped.nbytes) // page * page - begin
     if length > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), _GIVE_BACK)
+
+
+def _settle(path: Path) -> None:
+    """What was written to a file is on the disk."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy(reader: int, writer: int, begin: int, end: int) -> None:

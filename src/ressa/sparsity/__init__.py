@@ -5,14 +5,22 @@ from typing import TYPE_CHECKING
 from ressa.doors import door
 
 if TYPE_CHECKING:
-    from ressa.sparsity.mask import PackedMasks, as_packed, count_packed, pack_mask, pack_nonzero, unpack_mask
+    from ressa.sparsity.mask import (
+        PackedMasks,
+        as_packed,
+        count_packed,
+        count_zeros,
+        pack_mask,
+        pack_nonzero,
+        unpack_mask,
+    )
     from ressa.sparsity.pattern import NM, Pattern, Scope, Unstructured, parse_pattern
     from ressa.sparsity.plan import Plan, global_plan
     from ressa.sparsity.select import select_global
 else:
     __getattr__, __dir__ = door(
         __name__,
-        mask="PackedMasks as_packed count_packed pack_mask pack_nonzero unpack_mask",
+        mask="PackedMasks as_packed count_packed count_zeros pack_mask pack_nonzero unpack_mask",
         pattern="NM Pattern Scope Unstructured parse_pattern",
         plan="Plan global_plan",
         select="select_global",
@@ -27,6 +35,7 @@ __all__ = [
     "Unstructured",
     "as_packed",
     "count_packed",
+    "count_zeros",
     "global_plan",
     "pack_mask",
     "pack_nonzero",

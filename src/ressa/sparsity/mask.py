@@ -62,6 +62,12 @@ def count_packed(packed: Tensor) -> int:
     return int(np.bitwise_count(packed.numpy()).sum(dtype=np.int64))
 
 
+def count_zeros(weight: Tensor) -> int:
+    """The number of zeros in a weight (out, in)."""
+    kept = int(weight.count_nonzero()) if weight.device.type != "cpu" else count_packed(pack_nonzero(weight))
+    return weight.numel() - kept
+
+
 def count_packed_rows(packed: Tensor) -> Tensor:
     """int64 (out,): how many weights of each row a packed mask keeps."""
     return torch.from_numpy(np.bitwise_count(packed.numpy()).sum(axis=1, dtype=np.int64))
@@ -86,7 +92,11 @@ class PackedMasks(Mapping[str, Tensor]):
     def __init__(self, masks: Mapping[str, Tensor] | None = None) -> None:
         self._packed: dict[str, tuple[Tensor, int]] = {}
         for name, mask in (masks or {}).items():
-            self.add(name, pack_mask(mask), mask.shape[1])
+            self.put(name, mask)
+
+    def put(self, name: str, mask: Tensor) -> None:
+        """One more layer. mask: bool (out, in), on any device, where it is packed."""
+        self.add(name, pack_mask(mask), mask.shape[1])
 
     def add(self, name: str, packed: Tensor, in_features: int) -> None:
         """One more layer. packed: uint8 (out, ceil(in / 8)), as `pack_mask` makes it."""

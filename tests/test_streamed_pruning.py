@@ -1,0 +1,108 @@
+"""Pruning with the weights on disk comes to the same bits as in memory, in the memory of a few blocks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, Family, every_family
+from torch import nn
+
+from ressa.allocation import per_tower
+from ressa.anatomy import find_anatomy
+from ressa.checkpoint import StreamedWeights, loading
+from ressa.pruning import prune
+from ressa.sparsity import NM, Plan, Unstructured
+
+
+def loaded(folder: Path) -> nn.Module:
+    config = loading.AutoConfig.from_pretrained(folder)
+    return loading.model_class(config).from_pretrained(folder, dtype="auto").eval()
+
+
+def plan_of(model: nn.Module) -> Plan:
+    anatomy = find_anatomy(model)
+    asked = {"vision": NM(2, 4), "connector": NM(2, 4), "language": Unstructured(0.5)}
+    return per_tower(anatomy, model, {tower: asked[tower] for tower in anatomy.towers})
+
+
+def streamed(model: nn.Module, source: Path, work: Path) -> StreamedWeights:
+    return StreamedWeights(model, list(plan_of(model)), source, work)
+
+
+def assert_same(model: nn.Module, expected: nn.Module) -> None:
+    state = model.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    assert [key for key, value in expected.state_dict().items() if not torch.equal(state[key], value)] == []
+
+
+def check(family: Family, method: str, folder: Path) -> None:
+    source, work, target = folder / "source", folder / "work", folder / "target"
+    family.model().save_pretrained(source, max_shard_size="40KB")
+    batches = [family.batch(0), family.batch(10)]
+    expected = loaded(source)
+    in_memory = prune(expected, batches, plan_of(expected), method=method)
+    model = loaded(source)
+    weights = streamed(model, source, work)
+    result = prune(model, batches, plan_of(model), method=method, streamed=weights)
+    assert_same(model, expected)
+    assert result.layers == in_memory.layers
+    assert all(torch.equal(result.masks[name], mask) for name, mask in in_memory.masks.items())
+    target.mkdir()
+    weights.finish(target)
+    (target / "config.json").write_bytes((source / "config.json").read_bytes())
+    assert_same(loaded(target), expected)
+
+
+@every_family
+def test_the_same_bits_as_in_memory(family, tmp_path):
+    check(family, "wanda", tmp_path)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparsegpt", "dsnot"])
+@pytest.mark.parametrize("name", ["llava", "instructblip-t5", "qwen3-vl", "mllama"])
+def test_the_same_bits_with_every_method(name, method, tmp_path):
+    check(FAMILIES[name], method, tmp_path)
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("name", ["llava", "instructblip-t5"])
+def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, tmp_path, monkeypatch):
+    family, source = FAMILIES[name], tmp_path / "source"
+    family.model().save_pretrained(source)
+    batches = [family.batch(0), family.batch(10)]
+    expected = loaded(source)
+    prune(expected, batches, plan_of(expected), method="sparsegpt")
+    keep, kept = StreamedWeights.keep, []
+
+    def cut(self, block, weights, masks):
+        if len(kept) == after:
+            self._write(f"{next(iter(weights))}.weight", torch.ones_like(next(iter(weights.values()))))
+            raise Cut
+        kept.append(block.name)
+        return keep(self, block, weights, masks)
+
+    monkeypatch.setattr(StreamedWeights, "keep", cut)
+    model = loaded(source)
+    total = len(find_anatomy(model).blocks())
+    if after >= total:
+        pytest.skip("it has not that many blocks")
+    with pytest.raises(Cut):
+        weights = streamed(model, source, tmp_path / "work")
+        prune(model, batches, plan_of(model), method="sparsegpt", streamed=weights)
+    again, done = loaded(source), []
+    monkeypatch.setattr(
+        StreamedWeights, "keep", lambda *given: (done.append(given[1].name), keep(*given))[1]
+    )
+    weights = streamed(again, source, tmp_path / "work")
+    prune(again, batches, plan_of(again), method="sparsegpt", streamed=weights)
+    assert len(done) == total - after
+    assert not set(done) & set(kept)
+    assert_same(again, expected)
