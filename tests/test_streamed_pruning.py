@@ -1,9 +1,5 @@
 """Pruning with the weights on disk comes to the same bits as in memory, in the memory of a few blocks."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -94,13 +90,11 @@ def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, tmp_
     total = len(find_anatomy(model).blocks())
     if after >= total:
         pytest.skip("it has not that many blocks")
+    weights = streamed(model, source, tmp_path / "work")
     with pytest.raises(Cut):
-        weights = streamed(model, source, tmp_path / "work")
         prune(model, batches, plan_of(model), method="sparsegpt", streamed=weights)
     again, done = loaded(source), []
-    monkeypatch.setattr(
-        StreamedWeights, "keep", lambda *given: (done.append(given[1].name), keep(*given))[1]
-    )
+    monkeypatch.setattr(StreamedWeights, "keep", lambda *given: (done.append(given[1].name), keep(*given))[1])
     weights = streamed(again, source, tmp_path / "work")
     prune(again, batches, plan_of(again), method="sparsegpt", streamed=weights)
     assert len(done) == total - after
