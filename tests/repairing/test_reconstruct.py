@@ -86,19 +86,19 @@ def test_as_a_warm_start_it_comes_before_training():
 
 def test_a_run_that_was_cut_short_skips_finished_blocks(tmp_path, monkeypatch):
     module = sys.modules["ressa.repairing.reconstruction"]
-    fit, done = module._fit, []
+    fit, done = module.fit, []
 
-    def failing(model, step, *rest):
+    def failing(model, block, *rest):
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(step.block.name)
-        return fit(model, step, *rest)
+        done.append(block)
+        return fit(model, block, *rest)
 
     straight = repair(*pruned_pair(), samples(4), CONFIG)
-    monkeypatch.setattr(module, "_fit", failing)
+    monkeypatch.setattr(module, "fit", failing)
     with pytest.raises(KeyboardInterrupt):
         repair(*pruned_pair(), samples(4), CONFIG, work_dir=tmp_path)
-    monkeypatch.setattr(module, "_fit", fit)
+    monkeypatch.setattr(module, "fit", fit)
     resumed = repair(*pruned_pair(), samples(4), CONFIG, work_dir=tmp_path)
     assert resumed.blocks == straight.blocks
     for ours, theirs in zip(resumed.vlm.model.parameters(), straight.vlm.model.parameters(), strict=True):

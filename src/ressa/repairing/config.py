@@ -42,6 +42,9 @@ class RepairConfig(BaseModel):
 
     warm_start: bool = False
     reconstruct_samples: Positive = 1024  # the first of the samples
+    reconstruct_tokens: Positive = (
+        2**18
+    )  # fewer samples where they have more: 128 of 2,048, as others calibrate on
     reconstruct_epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 10  # passes of each block over them
     reconstruct_batch_size: Positive = 32  # whatever the number of processes, each of which does all of it
     reconstruct_rate: Above0 = 1e-3

@@ -21,7 +21,7 @@ from ressa.repairing.config import RepairConfig
 from ressa.repairing.ending import settled_batcher
 from ressa.repairing.forward import Forward, lean_forward
 from ressa.repairing.held_back import HeldBack, hold_back
-from ressa.repairing.reconstruction import reconstruct
+from ressa.repairing.reconstruction import reconstruct, reconstruction_batches
 from ressa.repairing.student import check_ranks, discard_student, finish_student, make_student
 from ressa.repairing.teacher import teacher_form
 from ressa.repairing.training import Samples, train, training_device
@@ -123,9 +123,7 @@ def repair(
         tested.examine("pruned", model)
         set_seed(config.seed)
         if config.reconstructs:
-            part = kept[: config.reconstruct_samples]
-            size = config.reconstruct_batch_size
-            batches = [batcher.training(part[i : i + size]) for i in range(0, len(part), size)]
+            batches = reconstruction_batches(batcher, kept, config)
             blocks = reconstruct(
                 model,
                 cast(nn.Module, weights),

@@ -6,7 +6,8 @@ transformer block; its inputs come from the repaired blocks before it, its targe
 same samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,33 @@ from torch import Tensor, nn
 
 from ressa import progress
 from ressa.anatomy import Anatomy
-from ressa.calibration.capture import Call, leaves, map_leaves
-from ressa.calibration.feed import Feed, Step
+from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.turns import Turn, turns
+from ressa.data.batcher import Batcher
+from ressa.data.sample import Sample
 from ressa.errors import RunError
-from ressa.fast_dtype import means_bf16
 from ressa.files import write_json
 from ressa.processes import is_first
 from ressa.repairing.checkpoints import RECONSTRUCTION, checksum, read_json
 from ressa.repairing.config import RepairConfig
-from ressa.repairing.masked_linear import apply_masks, bake_masks
-from ressa.repairing.weights import Masks, restored, weight_of
+from ressa.repairing.fitting import Examples, fit
+from ressa.repairing.weights import Masks, weight_of
 from ressa.warned import warn
 
-Batch = Mapping[str, Tensor]
+
+def reconstruction_batches(
+    batcher: Batcher, samples: Sequence[Sample], config: RepairConfig
+) -> list[dict[str, Tensor]]:
+    """Model inputs of the first of the samples: as many as the config asks for, or as its tokens allow."""
+    most, size = config.reconstruct_samples, config.reconstruct_batch_size
+    batches: list[dict[str, Tensor]] = []
+    tokens = 0
+    for start in range(0, min(most, len(samples)), size):
+        if tokens >= config.reconstruct_tokens:
+            break
+        batches.append(batcher.training(samples[start : min(start + size, most)]))
+        tokens += int(batches[-1]["attention_mask"].sum())
+    return batches
 
 
 def reconstruct(
@@ -47,7 +61,8 @@ def reconstruct(
     """Fit the kept weights of every block of the tuned towers, in place and in the order of a forward.
 
     batches: model inputs; labels serve only as the decoder's inputs. device: where a block computes (default:
-    where it lives). work_dir: finished blocks are kept there, and a run that goes on skips them.
+    where it lives). work_dir: finished blocks are kept there, and a run that goes on skips them. What a tower's
+    blocks will cost is said as soon as the first of them has taken two steps.
 
     Returns for each block its name and its error ‖y − y_dense‖² / ‖y_dense‖² before and after. A block that
     training brings no nearer keeps its weights. Raises RunError when an error is no longer a number.
@@ -60,124 +75,124 @@ def reconstruct(
         ours, theirs = (
             stack.enter_context(closing(turns(each, batches, steps, tuned))) for each in (feed, goal)
         )
-        number_of_turns = sum(bool(tuned & set(step.block.linears)) for step in steps)
-        bar = stack.enter_context(progress.bar("Reconstructing blocks", number_of_turns))
+        fitted = [step for step in steps if tuned & set(step.block.linears)]
+        bar = stack.enter_context(progress.bar("Reconstructing blocks", len(fitted)))
+        kept = stack.enter_context(_Finished(model, work_dir))
+        told: set[int] = set()
         for number, (turn, wanted) in enumerate(zip(ours, theirs, strict=True)):
             layers = [name for name in turn.step.block.linears if name in tuned]
-            done = work_dir / RECONSTRUCTION / str(number) if work_dir else None
-            entry = _resume(model, done)
+            entry = kept.restore(number)
             if entry is None:
-                examples = _examples(turn, wanted, batches)
+                announce = None
+                if id(turn.step.chain) not in told:
+                    told.add(id(turn.step.chain))
+                    ahead = [step for step in fitted[number:] if step.chain is turn.step.chain]
+                    announce = _announcing(ahead, batches, config)
                 own = {name: mask for name, mask in masks.items() if name in layers}
-                order = torch.Generator().manual_seed(config.seed + number)
-                entry = _fit(model, turn.step, layers, own, examples, config, device, order)
-                _keep(model, layers, done, entry)
+                entry = _reconstruct(model, turn, wanted, layers, own, batches, config, number, announce)
+                kept.keep(number, layers, entry)
             history.append(entry)
             bar.advance()
     return history
 
 
-Example = tuple[Call, Tensor, Tensor | None]  # how a block is called, what it should give, where that counts
-
-
-def _fit(
+def _reconstruct(
     model: nn.Module,
-    step: Step,
+    turn: Turn,
+    wanted: Turn,
     layers: Sequence[str],
     masks: Masks,
-    examples: Sequence[Example],
+    batches: Sequence[Batch],
     config: RepairConfig,
-    device: torch.device | None,
-    generator: torch.Generator,
+    number: int,
+    announce: Callable[[float], None] | None,
 ) -> dict[str, Any]:
-    """Train the kept weights of one block, held in float32; AdamW, cosine to a tenth of the rate."""
-    original = model.get_submodule(step.block.name)
-    with restored(original):
-        original.float().to(device).requires_grad_(False)
-        place = next(original.parameters()).device
-        bf16 = means_bf16(config.precision, place)
-        apply_masks(model, masks)
-        block = model.get_submodule(step.block.name)  # a block may be a single linear
-        weights = [weight_of(model, name).requires_grad_(True) for name in layers]
-        optimizer = torch.optim.AdamW(weights, lr=config.reconstruct_rate, weight_decay=config.weight_decay)
-        total = config.reconstruct_epochs * len(examples)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, config.reconstruct_rate / 10)
-        try:
-            start = [weight.detach().clone() for weight in weights]
-            before = sum(_error(block, example, place, bf16).item() for example in examples) / len(examples)
-            with torch.enable_grad():
-                for _ in range(config.reconstruct_epochs):
-                    for index in torch.randperm(len(examples), generator=generator).tolist():
-                        _error(block, examples[index], place, bf16).backward()
-                        if config.max_grad_norm:
-                            nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
-                        optimizer.step()
-                        optimizer.zero_grad()
-                        schedule.step()
-            after = sum(_error(block, example, place, bf16).item() for example in examples) / len(examples)
-            finite = after < float("inf")
-            if not after <= before:
-                after = before
-                for weight, old in zip(weights, start, strict=True):
-                    weight.copy_(old)
-        finally:
-            bake_masks(model)
-    if not finite:
-        raise RunError(f"Reconstruction of {step.block.name} diverged: lower reconstruct_rate.")
-    return {"block": step.block.name, "before": before, "loss": after}
+    """Fit one block; nothing of its examples is left afterwards."""
+    examples = Examples(turn, wanted, batches)
+    generator = torch.Generator().manual_seed(config.seed + number)
+    before, after = fit(model, turn.block, layers, masks, examples, config, generator, announce)
+    if not after < float("inf"):
+        raise RunError(f"Reconstruction of {turn.step.block.name} diverged: lower reconstruct_rate.")
+    return {"block": turn.step.block.name, "before": before, "loss": after}
 
 
-def _error(block: nn.Module, example: Example, device: torch.device, bf16: bool) -> Tensor:
-    """‖y − y_dense‖² / ‖y_dense‖² over the positions that count; the block runs under autocast where bf16."""
-    call, target, kept = example
-    call = call.to(device)
-    args, kwargs = (map_leaves(given, _as_float32) for given in (call.args, call.kwargs))
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        output = _hidden(block(*args, **kwargs)).float()
-    target = target.to(device).float()
-    if kept is not None:
-        output, target = output[kept.to(device)], target[kept.to(device)]
-    return (output - target).square().sum() / target.square().sum().clamp_min(1e-12)
+def _announcing(
+    ahead: Sequence[Step], batches: Sequence[Batch], config: RepairConfig
+) -> Callable[[float], None]:
+    """Says, once a step has been timed, what the blocks of a chain will take."""
+    samples = sum(len(batch["input_ids"]) for batch in batches)
+    steps = config.reconstruct_epochs * sum(len(batches) * step.calls for step in ahead)
+
+    def announce(seconds: float) -> None:
+        blocks = f"{len(ahead)} block{'s' if len(ahead) > 1 else ''}"
+        if is_first():
+            progress.console.print(
+                f"Reconstructing {blocks} of the {ahead[0].tower} tower: {samples} samples, "
+                f"{config.reconstruct_epochs} epochs, {seconds:.3f} s a step, "
+                f"about {_duration(seconds * steps)} in all",
+                markup=False,
+                highlight=False,
+            )
+
+    return announce
 
 
-def _as_float32(leaf: Any) -> Any:
-    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _hidden(output: Any) -> Tensor:
-    """The hidden states among what a block returns: the first floating-point tensor."""
-    return next(leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+class _Finished:
+    """Blocks that are done, kept in a work folder; written by a thread while the next block is on.
 
+    The JSON file of a block comes last: it seals the weights and so says that they are complete.
+    """
 
-def _examples(turn: Turn, wanted: Turn, batches: Sequence[Batch]) -> list[Example]:
-    """Every call of a block: inputs from the blocks before it as they are now, and what the dense block gives."""
-    examples: list[Example] = []
-    for batch, calls, outputs in zip(batches, turn.calls, wanted.give(), strict=True):
-        for call, output in zip(calls, outputs, strict=True):
-            kept = turn.kept(call, batch)
-            examples.append((call, _hidden(output), None if kept is None else kept.positions))
-    return examples
+    def __init__(self, model: nn.Module, work_dir: Path | None) -> None:
+        self.model = model
+        self.folder = work_dir / RECONSTRUCTION if work_dir else None
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
+    def __enter__(self) -> "_Finished":
+        return self
 
-def _keep(model: nn.Module, layers: Sequence[str], path: Path | None, entry: dict[str, Any]) -> None:
-    """Save what a block has become; the JSON file comes last, seals the weights and so says that they are complete."""
-    if path is not None and is_first():
+    def __exit__(self, *_: Any) -> None:
+        self.writer.shutdown()
+        self._written()
+
+    def keep(self, number: int, layers: Sequence[str], entry: dict[str, Any]) -> None:
+        """Save what a block has become."""
+        if self.folder is None or not is_first():
+            return
+        weights = {name: weight_of(self.model, name).detach().to("cpu", copy=True) for name in layers}
+        self._written()
+        self.writing = self.writer.submit(self._write, self.folder / str(number), weights, entry)
+
+    def restore(self, number: int) -> dict[str, Any] | None:
+        """Give a block the weights that an earlier run found, if they are whole, and return its entry; else None."""
+        if self.folder is None:
+            return None
+        path = self.folder / str(number)
+        record, file = path.with_suffix(".json"), path.with_suffix(".safetensors")
+        if not record.is_file():
+            return None
+        kept = read_json(record)
+        if not isinstance(kept, dict) or checksum(file) != kept.get("weights"):
+            warn(f"What {file} holds of a reconstructed block is damaged: the block is reconstructed again.")
+            return None
+        for name, saved in load_file(file).items():
+            weight = weight_of(self.model, name)
+            weight.data = saved.to(weight.device, weight.dtype)
+        return kept["entry"]
+
+    def _write(self, path: Path, weights: dict[str, Tensor], entry: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {name: weight_of(model, name).detach().contiguous() for name in layers}
         file = path.with_suffix(".safetensors")
-        save_file(weights, file)
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, file)
         write_json(path.with_suffix(".json"), {"entry": entry, "weights": checksum(file)})
 
-
-def _resume(model: nn.Module, path: Path | None) -> dict[str, Any] | None:
-    """Give a block the weights that an earlier run found, if they are whole, and return its entry; else None."""
-    if path is None or not path.with_suffix(".json").is_file():
-        return None
-    file, kept = path.with_suffix(".safetensors"), read_json(path.with_suffix(".json"))
-    if not isinstance(kept, dict) or checksum(file) != kept.get("weights"):
-        warn(f"What {file} holds of a reconstructed block is damaged: the block is reconstructed again.")
-        return None
-    for name, saved in load_file(file).items():
-        weight = weight_of(model, name)
-        weight.data = saved.to(weight.device, weight.dtype)
-    return kept["entry"]
+    def _written(self) -> None:
+        """Wait for what is being written; raises what went wrong with it."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
