@@ -73,3 +73,11 @@ def test_methods_and_repairs_side_by_side(tmp_path):
     assert "| wanda, both |" in (tmp_path / "embedded-llava.md").read_text()
     again = subprocess.run(command, capture_output=True, text=True)
     assert "left]" not in again.stdout  # every cell was there already
+
+
+def test_a_repair_of_real_size(tmp_path):
+    report = smoke("repair_7b.py", tmp_path)
+    before, after = report["reconstruction"]["error"]
+    assert after < before
+    assert report["reconstruction"]["blocks"] == 2
+    assert len(report["sparse_lora"]["losses"]) == 2
