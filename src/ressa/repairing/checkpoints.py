@@ -1,8 +1,8 @@
 """What a repair that was cut short left in its work folder, and whether it is whole.
 
-Every stage is sealed when it is complete: its files are listed with their sizes and checksums, last of all. What has
+A checkpoint is sealed when it is complete: its files are listed with their sizes and checksums, last of all. What has
 no seal was cut short by a kill; what does not agree with its seal was damaged since, by a full disk or a failing one.
-Neither is gone on from: the newest whole checkpoint is, or the stage is done again, and of damage it is said.
+Neither is gone on from: the newest whole checkpoint is, or training starts again, and of damage it is said.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ressa.errors import UsageError
-from ressa.files import write_json
+from ressa.files import read_json, write_json
 from ressa.processes import is_first
 from ressa.warned import warn
 
@@ -25,17 +25,12 @@ RECONSTRUCTION = "reconstruction"
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Take a work folder for a run. Raises UsageError if it belongs to a run with another identity."""
     record = folder / RECORD
-    if record.is_file():
-        known = read_json(record)
-        if known is None:
-            warn(f"{record} is damaged, so that nobody knows whose work {folder} holds: it starts anew.")
-            if is_first():
-                forget(folder)
-        elif known != json.loads(json.dumps(identity)):
-            raise UsageError(
-                f"{folder} holds a repair with other settings or data: choose another work folder."
-            )
+    known = read_json(record)
+    if known is not None and known != json.loads(json.dumps(identity)):
+        raise UsageError(f"{folder} holds a repair with other settings or data: choose another work folder.")
     if is_first():
+        if known is None:  # nobody knows whose work it holds
+            forget(folder)
         write_json(record, identity)
 
 
@@ -74,8 +69,9 @@ def damage(checkpoint: Path) -> str | None:
     """The first damaged file of a checkpoint; "" if it was never finished; None if it is whole."""
     if not (checkpoint / SEAL).is_file():
         return ""
-    files = read_json(checkpoint / SEAL)
-    if not isinstance(files, dict):
+    try:
+        files = dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return SEAL
     return next((name for name, known in files.items() if checksum(checkpoint / name) != known), None)
 
@@ -90,11 +86,3 @@ def checksum(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [size, crc]
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None if that cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -34,7 +34,7 @@ from ressa.repairing.weights import (
     restored,
     sparsity,
 )
-from ressa.sparsity.mask import pack_mask
+from ressa.sparsity.mask import as_packed
 
 if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
@@ -92,6 +92,7 @@ def repair(
     if not masks:
         raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
     model: nn.Module = pruned.model
+    masks = as_packed(masks)
     check_masks(model, masks)
     anatomy = find_anatomy(model)
     check_ranks(model, anatomy, config)
@@ -208,9 +209,8 @@ def _train(
 
 def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, form: str) -> dict[str, Any]:
     """What decides the result of a repair, as JSON-able data."""
-    packed = (
-        part for name in sorted(masks) for part in (name, pack_mask(masks[name]).cpu().numpy().tobytes())
-    )
+    at_rest = as_packed(masks)
+    packed = (part for name in sorted(at_rest) for part in (name, at_rest.packed(name).numpy().tobytes()))
     texts = (f"{sample.id}\n{sample.prompt}\n{sample.target}" for sample in samples)
     return {
         "config": config.model_dump(mode="json", exclude={"device", "workers", "checkpoints"}),

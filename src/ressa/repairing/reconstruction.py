@@ -13,23 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ressa import progress
 from ressa.anatomy import Anatomy
 from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.turns import Turn, turns
+from ressa.checkpoint.kept import keep_tensors, kept_tensors
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError
-from ressa.files import write_json
 from ressa.processes import is_first
-from ressa.repairing.checkpoints import RECONSTRUCTION, checksum, read_json
+from ressa.repairing.checkpoints import RECONSTRUCTION
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.fitting import Examples, fit
 from ressa.repairing.weights import Masks, weight_of
-from ressa.warned import warn
 
 
 def reconstruction_batches(
@@ -126,12 +124,10 @@ def _announcing(
     def announce(seconds: float) -> None:
         blocks = f"{len(ahead)} block{'s' if len(ahead) > 1 else ''}"
         if is_first():
-            progress.console.print(
+            progress.say(
                 f"Reconstructing {blocks} of the {ahead[0].tower} tower: {samples} samples, "
                 f"{config.reconstruct_epochs} epochs, {seconds:.3f} s a step, "
-                f"about {_duration(seconds * steps)} in all",
-                markup=False,
-                highlight=False,
+                f"about {_duration(seconds * steps)} in all."
             )
 
     return announce
@@ -142,10 +138,7 @@ def _duration(seconds: float) -> str:
 
 
 class _Finished:
-    """Blocks that are done, kept in a work folder; written by a thread while the next block is on.
-
-    The JSON file of a block comes last: it seals the weights and so says that they are complete.
-    """
+    """Blocks that are done, kept in a work folder, one file each; written by a thread while the next block is on."""
 
     def __init__(self, model: nn.Module, work_dir: Path | None) -> None:
         self.model = model
@@ -166,30 +159,22 @@ class _Finished:
             return
         weights = {name: weight_of(self.model, name).detach().to("cpu", copy=True) for name in layers}
         self._written()
-        self.writing = self.writer.submit(self._write, self.folder / str(number), weights, entry)
+        self.writing = self.writer.submit(keep_tensors, self._path(number), weights, entry=entry)
 
     def restore(self, number: int) -> dict[str, Any] | None:
-        """Give a block the weights that an earlier run found, if they are whole, and return its entry; else None."""
-        if self.folder is None:
+        """Give a block the weights that an earlier run found, if they are there and whole, and return its entry."""
+        kept = kept_tensors(self._path(number)) if self.folder else None
+        if kept is None:
             return None
-        path = self.folder / str(number)
-        record, file = path.with_suffix(".json"), path.with_suffix(".safetensors")
-        if not record.is_file():
-            return None
-        kept = read_json(record)
-        if not isinstance(kept, dict) or checksum(file) != kept.get("weights"):
-            warn(f"What {file} holds of a reconstructed block is damaged: the block is reconstructed again.")
-            return None
-        for name, saved in load_file(file).items():
+        tensors, note = kept
+        for name, saved in tensors.items():
             weight = weight_of(self.model, name)
             weight.data = saved.to(weight.device, weight.dtype)
-        return kept["entry"]
+        return note["entry"]
 
-    def _write(self, path: Path, weights: dict[str, Tensor], entry: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_suffix(".safetensors")
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, file)
-        write_json(path.with_suffix(".json"), {"entry": entry, "weights": checksum(file)})
+    def _path(self, number: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{number}.safetensors"
 
     def _written(self) -> None:
         """Wait for what is being written; raises what went wrong with it."""

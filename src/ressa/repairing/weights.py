@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ressa.errors import RunError, UsageError
+from ressa.sparsity.mask import as_packed, count_packed, pack_nonzero
 from ressa.warned import warn
 
 Masks = Mapping[str, Tensor]  # layer name → bool (out, in), True = kept
@@ -76,21 +77,22 @@ def mask_weights(model: nn.Module, masks: Masks) -> None:
 
 def check_masks(model: nn.Module, masks: Masks, *, error: type[UsageError | RunError] = UsageError) -> None:
     """Raise `error` unless each mask fits a layer whose weights are all zero where the mask is off."""
-    layers = dict(model.named_modules())
-    for name, mask in masks.items():
+    layers, at_rest = dict(model.named_modules()), as_packed(masks)
+    for name in at_rest:
         weight = getattr(layers.get(name), "weight", None)
-        if weight is None or weight.shape != mask.shape:
+        if weight is None or tuple(weight.shape) != (len(at_rest.packed(name)), at_rest.width(name)):
             raise error(
                 f"The model has no layer {name} of the shape of its mask: give the model's own masks."
             )
-        if weight.detach()[~mask.to(weight.device)].any():
+        if (pack_nonzero(weight) & ~at_rest.packed(name)).any():
             raise error(f"{name} has weights where its mask says zero: the masks are not of this model.")
 
 
 def sparsity(model: nn.Module, masks: Masks) -> float:
     """Share of zeros among the weights of the masked layers, counted."""
-    zeros = sum(int((weight_of(model, name) == 0).sum()) for name in masks)
-    return zeros / max(1, sum(mask.numel() for mask in masks.values()))
+    weights = [weight_of(model, name) for name in masks]
+    total = sum(weight.numel() for weight in weights)
+    return (total - sum(count_packed(pack_nonzero(weight)) for weight in weights)) / max(1, total)
 
 
 @contextmanager
