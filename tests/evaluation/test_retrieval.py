@@ -107,7 +107,7 @@ def test_retrieval_ranks_by_the_scores(vlm, monkeypatch):
 # -- models made for matching --------------------------------------------------------------------------------
 
 
-def _blip_itm():
+def blip_itm():
     config = hf.BlipConfig(text_config=BLIP_TEXT, vision_config=vision(), image_text_hidden_size=16)
     images = hf.BlipImageProcessor(size=SQUARE)
     return spread(hf.BlipForImageTextRetrieval(config)), hf.BlipProcessor(images, tokenizer(end_token=True))
@@ -127,7 +127,7 @@ def _blip2_itm():
     return spread(hf.Blip2ForImageTextRetrieval(config)), processor
 
 
-@pytest.mark.parametrize("build", [_blip_itm, _blip2_itm])
+@pytest.mark.parametrize("build", [blip_itm, _blip2_itm])
 def test_an_itm_head_scores_pairs_where_there_is_one(build):
     model, processor = build()
     assert itm_switch(model)

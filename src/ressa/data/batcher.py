@@ -126,6 +126,8 @@ class Batcher:
     def length(self, sample: Sample) -> int:
         """Tokens of a sample where the model needs most positions: those of its image and its target count."""
         rows, _ = self._encode([sample], check=False)
+        if sample.target and not self.encoder_decoder:
+            self._drop_end_token(rows)
         prompt = len(rows["input_ids"][0])
         target = len(self.targets([sample])[0]) if sample.target else 0
         return max(prompt, target) if self.encoder_decoder else prompt + target

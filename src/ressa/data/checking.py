@@ -87,10 +87,11 @@ def _say_what_a_qformer_misses(prompts: Iterable[str], batcher: "Batcher") -> No
     limit = batcher.limits.qformer
     if limit is None:
         return
+    prompts = list(prompts)
     long = [prompt for prompt in prompts if len(prompt.encode()) > limit - 2]  # two tokens are its frame
     lengths = map(len, batcher.processor.qformer_tokenizer(long)["input_ids"]) if long else ()
     if missed := sum(length > limit for length in lengths):
         warn(
-            f"{missed:,} prompts are longer than the {limit} tokens that the Q-Former reads: their end reaches the "
-            "language model only."
+            f"{missed:,} of {len(prompts):,} prompts are longer than the {limit} tokens that the Q-Former reads: "
+            "their end reaches the language model only."
         )

@@ -34,7 +34,8 @@ def read_captions(
         for place, entry in enumerate(annotations):
             with collected.at(captions, "annotations", place):
                 key = identity(field(fields(entry), "image_id"), "the image_id")
-                said.setdefault(key, []).append(text(field(entry, "caption"), "the caption"))
+                caption = text(field(entry, "caption"), "the caption")
+                said.setdefault(key, []).append(caption)
         for place, entry in enumerate(listed):
             with collected.at(captions, "images", place):
                 key = identity(field(fields(entry), "id"), "the id")

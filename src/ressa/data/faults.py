@@ -23,7 +23,7 @@ class Fault:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.file}{', ' if self.entry else ''}{self.entry}: {self.problem}"
+        return f"{', '.join(filter(None, (self.file, self.entry)))}: {self.problem}"
 
 
 class Faults:
