@@ -9,9 +9,10 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from ressa.checkpoint.manifest import MANIFEST, MASKS
+from ressa.checkpoint.place import CONFIG
+from ressa.errors import UsageError
 from ressa.files import write_json
 
-CONFIG = "config.json"
 WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".ot", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"),
     ".index.json",
@@ -28,6 +29,18 @@ def companions_folder(place: Path | str) -> Path:
     if isinstance(place, Path):
         return place
     return Path(snapshot_download(place, allow_patterns=list(FROM_HUB)))
+
+
+def check_companions(folder: Path) -> None:
+    """Raises UsageError for a config or tokenizer file that is no JSON object: transformers passes some of them
+    by, and of others it does not say which."""
+    for path in sorted({*folder.glob("*_config.json"), *folder.glob("tokenizer.json")}):
+        try:
+            good = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError, RecursionError):
+            good = False
+        if not good:
+            raise UsageError(f"{path} is damaged (it has to be a JSON object): make or fetch it anew.")
 
 
 def carry_over(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
 from ressa.checkpoint.place import find
 from ressa.checkpoint.stored import StoredTensors, match_keys
-from ressa.errors import UsageError
+from ressa.errors import RunError, UsageError
 from ressa.sparsity import PackedMasks, count_packed, count_zeros, pack_nonzero, parse_pattern
 
 
@@ -87,15 +87,22 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
     stored = StoredTensors(place)
     by_key = {report.tensor: report for report in reports if report.tensor in stored}
 
-    def look(report: LayerReport, weight: Tensor) -> tuple[int, bool | None]:
+    def look(report: LayerReport, weight: Tensor | None) -> tuple[int, bool | None]:
         packed = masks.packed(report.name) if report.name in masks else None
+        masked = report.shape if packed is None else (len(packed), masks.width(report.name))
+        if weight is None or not report.shape == masked == tuple(weight.shape):
+            raise RunError(
+                f"{report.name} has another shape in {place / MANIFEST} or {MASKS} than in the weights: they are not "
+                "of one model, so make it anew."
+            )
         return examine(weight, report.asked or None, packed)
 
     found = stored.visit(by_key, lambda key, weight: look(by_key[key], weight))
     results = {by_key[key].name: result for key, result in found.items()}
     if others := [report for report in reports if report.name not in results]:
         modules: dict[str, Any] = dict(reload(place).named_modules())
-        results |= {report.name: look(report, modules[report.name].weight) for report in others}
+        for report in others:
+            results[report.name] = look(report, getattr(modules.get(report.name), "weight", None))
     counted = [
         CountedLayer(r.name, r.tower, r.shape, r.asked or None, results[r.name][0] / prod(r.shape), holds)
         for r in reports
@@ -106,17 +113,11 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
 
 
 def _layers_without_manifest(folder: Path) -> list[LayerReport]:
-    from transformers import AutoConfig  # a second's import that a folder with a manifest does not need
+    from ressa.checkpoint.loading import explained, plan_of  # which a folder with a manifest does not need
 
-    from ressa.checkpoint.loading import explained, model_class
-
-    with explained(str(folder)):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        known = model_class(config)
-        with torch.device("meta"):
-            model = (
-                known._from_config(config) if hasattr(known, "_from_config") else known.from_config(config)
-            )
+    config, known = plan_of(folder, str(folder))
+    with explained(str(folder)), torch.device("meta"):
+        model = known._from_config(config) if hasattr(known, "_from_config") else known.from_config(config)
     anatomy = find_anatomy(model)
     shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in anatomy.linears()}
     keys = match_keys(shapes, StoredTensors(folder).shapes())
@@ -135,10 +136,6 @@ def _layers_without_manifest(folder: Path) -> list[LayerReport]:
 
 def reload(folder: Path) -> nn.Module:
     """The model of a folder, on the CPU, as plain transformers loads it."""
-    from transformers import AutoConfig
+    from ressa.checkpoint.loading import load_model
 
-    from ressa.checkpoint.loading import explained, model_class
-
-    with explained(str(folder)):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        return model_class(config).from_pretrained(folder, dtype="auto", local_files_only=True)
+    return load_model(folder, str(folder))

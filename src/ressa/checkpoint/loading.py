@@ -9,13 +9,20 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
 
 from ressa.anatomy import find_anatomy
-from ressa.checkpoint.companions import companions_folder
-from ressa.checkpoint.place import find
+from ressa.checkpoint.companions import check_companions, companions_folder
+from ressa.checkpoint.place import find, refusal_of_adapter
+from ressa.checkpoint.stored import check_weights
 from ressa.embedded import MODELS
-from ressa.errors import UsageError
+from ressa.errors import RunError, UsageError
 
 
 @dataclass
@@ -40,12 +47,32 @@ def load(
     """
     source = str(spec)
     place = find(spec)
-    options = {"local_files_only": isinstance(place, Path), "trust_remote_code": False}
+    if isinstance(place, Path):
+        check_companions(place)
+    model = load_model(place, source, dtype=dtype)
+    find_anatomy(model)
     with explained(source):
-        config = AutoConfig.from_pretrained(place, **options)
-        model, loaded = model_class(config).from_pretrained(
-            place, dtype=dtype or "auto", output_loading_info=True, **options
+        processor = AutoProcessor.from_pretrained(place, **_safely(place))
+        folder = companions_folder(place)
+    if not hasattr(processor, "image_processor"):
+        raise UsageError(
+            f"{source} has no processor for images: save the model's processor in the same folder."
         )
+    return Vlm(model.to(device).eval(), processor, source, folder)
+
+
+def load_model(place: Path | str, source: str, *, dtype: str | torch.dtype | None = None) -> Any:
+    """The model of a folder or a hub id, on the CPU, without its processor.
+
+    Raises UsageError and RunError if it cannot be loaded, or not to the last weight.
+    """
+    config, known = plan_of(place, source)
+    with explained(source):
+        model, loaded = known.from_pretrained(
+            place, config=config, dtype=dtype or "auto", output_loading_info=True, **_safely(place)
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UsageError(refusal_of_adapter(source))
     if missing := sorted(loaded["missing_keys"]):
         raise UsageError(
             f"{source} lacks {len(missing)} weights of a {type(model).__name__} (such as {missing[0]}): "
@@ -56,21 +83,31 @@ def load(
             f"{source} holds {len(unknown)} weights that a {type(model).__name__} of its config.json has no place "
             f"for (such as {unknown[0]}), and they would be lost: make config.json and weights agree."
         )
-    find_anatomy(model)
+    return model
+
+
+def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
+    """The config of a model and the transformers class it was saved from, or the one made for such configs.
+
+    Raises UsageError if a folder's weights are damaged, or too few for what its config says.
+    """
     with explained(source):
-        processor = AutoProcessor.from_pretrained(place, **options)
-        folder = companions_folder(place)
-    if not hasattr(processor, "image_processor"):
-        raise UsageError(
-            f"{source} has no processor for images: save the model's processor in the same folder."
-        )
-    return Vlm(model.to(device).eval(), processor, source, folder)
+        config = AutoConfig.from_pretrained(place, **_safely(place))
+        known = _class_of(config)
+    if isinstance(place, Path):
+        check_weights(place)
+    return config, known
 
 
-def model_class(config: Any) -> Any:
-    """The transformers class that a checkpoint was saved from, or the one made for such configs."""
+def _safely(place: Path | str) -> dict[str, Any]:
+    """Nothing of a folder is looked for on the network, and Python that comes with a model never runs."""
+    return {"local_files_only": isinstance(place, Path), "trust_remote_code": False}
+
+
+def _class_of(config: Any) -> Any:
     for name in getattr(config, "architectures", None) or ():
-        if (found := getattr(transformers, name, None)) is not None:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
     known = type(config) in AutoModelForImageTextToText._model_mapping
     return AutoModelForImageTextToText if known else AutoModel
@@ -81,11 +118,10 @@ def explained(source: str) -> Iterator[None]:
     """Turns what transformers and the hub say into one sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        reason = reason.rstrip(".:")
+    except (UsageError, RunError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a library comes upon in somebody's folder
+        reason = _reason(error)
         if "custom code" in reason:
             raise UsageError(
                 f"{source} brings Python code of its own, which ressa never runs: give a checkpoint of a family "
@@ -105,3 +141,19 @@ def explained(source: str) -> Iterator[None]:
             f"{source} is no folder and cannot be fetched from the hub ({reason}): "
             "give a folder with config.json, another hub id, or 'embedded'."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a library's error that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "ignore_mismatched_sizes" in lines[0]:
+        return "its weights have other shapes than config.json says"
+    if "weights_only" in lines[0] or "Weights only load failed" in lines[0]:
+        return (
+            "its pickled weights hold more than tensors, and nothing else is loaded; save them as safetensors"
+        )
+    if isinstance(error, KeyError):
+        lines = [f"there is no {lines[0]}"]
+    if len(lines) > 1 and lines[0].endswith(":"):  # such as "Validation error for field 'hidden_size':"
+        lines = [f"{lines[0]} {lines[1]}"]
+    return lines[0][:300].rstrip(".:")

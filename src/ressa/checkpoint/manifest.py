@@ -98,7 +98,10 @@ def read_masks(folder: str | Path) -> "PackedMasks":
             widths = json.loads(file.metadata()["widths"])
             masks = PackedMasks()
             for name, width in widths.items():
-                masks.add(name, file.get_tensor(name), int(width))
+                packed = file.get_tensor(name)
+                if packed.ndim != 2 or packed.element_size() != 1 or packed.shape[1] != -(-width // 8):
+                    raise ValueError(name)
+                masks.add(name, packed, width)
             return masks
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no masks that this version of ressa reads: make it anew.") from error

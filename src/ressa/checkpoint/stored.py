@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ressa.checkpoint.place import CONFIG, read_config
 from ressa.errors import RunError, UsageError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 READERS = 8  # threads that wait for the disk or count: enough to keep either busy
 
 T = TypeVar("T")
@@ -35,17 +38,21 @@ class Place:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """Key → tensor of `model.safetensors`, or of the shards that its index names. Reads on every access."""
+    """Key → tensor of `model.safetensors`, or of the shards that its index names. Reads on every access.
+
+    Empty for a folder with pickled weights only, which transformers has to load as a whole.
+    Raises UsageError for a folder without weights, RunError for an index that cannot be read.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = self.folder / INDEX
-        if index.is_file():
-            self.files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        elif (self.folder / SINGLE).is_file():
+        self.files: dict[str, str] = {}
+        if (self.folder / SINGLE).is_file():  # which transformers looks for first
             with self._open(SINGLE) as file:
                 self.files = dict.fromkeys(file.keys(), SINGLE)
-        else:
+        elif (self.folder / INDEX).is_file():
+            self.files = _read_index(self.folder / INDEX)
+        elif not any((self.folder / name).is_file() for name in PICKLED):
             raise UsageError(f"{folder} holds no model.safetensors: give the folder of a checkpoint.")
 
     def __getitem__(self, key: str) -> Tensor:
@@ -117,6 +124,9 @@ def read_places(path: Path) -> dict[str, Place]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if end != path.stat().st_size:
+            raise ValueError(f"it has {path.stat().st_size} bytes, and its header says {end}")
         return {
             key: Place(
                 path.name,
@@ -129,6 +139,47 @@ def read_places(path: Path) -> dict[str, Place]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise RunError(f"{path} cannot be read ({error}): make or fetch it anew.") from error
+
+
+def check_weights(folder: Path) -> None:
+    """Raises RunError for a folder whose weights are damaged or not all there, as far as headers tell, and
+    UsageError for one that has none, or fewer tensors than its config has layers."""
+    stored = StoredTensors(folder)
+    if lost := sorted(key for key in stored if key not in stored.places):
+        raise RunError(
+            f"{folder / stored.files[lost[0]]} lacks {lost[0]}, which the index places there: fetch both anew."
+        )
+    for key, layers in _numbers_of_layers(read_config(folder)):
+        if stored.files and layers > len(stored):
+            raise UsageError(
+                f"{folder / CONFIG} says {key} {layers}, and the weights are {len(stored)} tensors in all: make "
+                "them agree."
+            )
+
+
+def _numbers_of_layers(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _numbers_of_layers(value)
+        elif isinstance(value, int) and re.search(r"^(num|n)_.*layers?$|^n_layers?$|^depth$", key):
+            yield key, value
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Key → shard. A shard is a file beside the index, so that nothing else is ever read."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = set(files.values())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is no index of weights: make or fetch it anew.") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise RunError(
+                f"{path} names {str(name)[:100]}, which is no file beside it: make or fetch it anew."
+            )
+        if not (path.parent / name).is_file():
+            raise RunError(f"{path.parent} lacks {name}, which {INDEX} names: fetch it.")
+    return files
 
 
 def match_keys(
