@@ -93,7 +93,7 @@ def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
     """
     with explained(source):
         config = AutoConfig.from_pretrained(place, **_safely(place))
-        known = _class_of(config)
+        known = model_class(config)
     if isinstance(place, Path):
         check_weights(place)
     return config, known
@@ -104,7 +104,8 @@ def _safely(place: Path | str) -> dict[str, Any]:
     return {"local_files_only": isinstance(place, Path), "trust_remote_code": False}
 
 
-def _class_of(config: Any) -> Any:
+def model_class(config: Any) -> Any:
+    """The class that a config names, if transformers has such a model, else the one it has for such configs."""
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
