@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from ressa.stopwatch import Stopwatch, said
+from ressa.stopwatch import Stopwatch, where_it_went
 
 
 def test_time_within_something_else_counts_once():
@@ -19,4 +19,4 @@ def test_time_within_something_else_counts_once():
 
 
 def test_it_is_said_in_one_line():
-    assert said({"load": 3.04, "save": 0.5}) == "Where the time went: load 3.0 s, save 0.5 s."
+    assert where_it_went({"load": 3.04, "save": 0.5}) == "Where the time went: load 3.0 s, save 0.5 s."

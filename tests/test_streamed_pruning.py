@@ -1,10 +1,13 @@
 """Pruning with the weights on disk comes to the same bits as in memory, in the memory of a few blocks."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, Family, every_family
+import transformers as hf
+from families import FAMILIES, IMAGE_TOKEN, LANGUAGE, VISION, Family, every_family
 from torch import nn
 
 from ressa.allocation import per_tower
@@ -100,3 +103,29 @@ def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, tmp_
     assert len(done) == total - after
     assert not set(done) & set(kept)
     assert_same(again, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="weights are streamed on Linux only")
+def test_a_model_is_pruned_and_saved_in_a_fraction_of_its_own_memory(tmp_path):
+    """A language tower of 24 blocks of 16 MiB; in memory, the pruned model alone is larger than the limit."""
+    source = tmp_path / "source"
+    text = {**LANGUAGE, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24}
+    config = hf.LlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION),
+        text_config=hf.LlamaConfig(**text),
+        image_token_index=IMAGE_TOKEN,
+        image_seq_length=4,
+    )
+    torch.manual_seed(0)
+    hf.LlavaForConditionalGeneration(config).save_pretrained(source, max_shard_size="100MB")
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    block = size / 24
+    script = Path(__file__).with_name("streamed_run.py")
+
+    def grown(how: str) -> int:
+        command = [sys.executable, script, source, tmp_path / how, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+    assert grown("stream") < 3 * block + 100 * 2**20 < size / 2
+    assert grown("memory") > size
+    assert_same(loaded(tmp_path / "stream"), loaded(tmp_path / "memory"))

@@ -57,6 +57,11 @@ def in_fast_dtype(*models: nn.Module, device: torch.device | str, asked: str = "
                     tensor.data = _narrow(tensor.data, dtypes[name])
 
 
+def is_slow(model: nn.Module, device: torch.device | str) -> bool:
+    """Whether `in_fast_dtype` would have a model compute in float32 on the device."""
+    return any(_is_slow(tensor, device) for _, tensor in _tensors(model))
+
+
 def _is_slow(tensor: Tensor, device: torch.device | str) -> bool:
     return tensor.dtype in HALVES and not is_fast(tensor.dtype, device)
 

@@ -56,6 +56,17 @@ def least(number: int, device: "torch.device") -> int:
     return int(tensor)
 
 
+def from_first(value: T, device: "torch.device") -> T:
+    """What the first process has, in all of them. device: where they compute."""
+    if place()[1] == 1:
+        return value
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held, 0, device=device if device.type == "cuda" else None)
+    return held[0]
+
+
 def leave(status: int) -> NoReturn:
     """End this process with an exit status; one of several ends without the interpreter's teardown.
 

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ressa.processes import is_first
+
 T = TypeVar("T")
 console = Console(stderr=True)
 
@@ -30,6 +32,9 @@ def say(sentence: str) -> None:
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator["Bar"]:
     """Progress on standard error: a live bar on a terminal; elsewhere a line every ten seconds, and one at the end."""
+    if not is_first():
+        yield Silent()
+        return
     if not console.is_terminal:
         lines = Lines(description, total)
         yield lines
@@ -53,6 +58,13 @@ class Bar(Protocol):
 
     def advance(self, steps: int = 1, description: str | None = None) -> None:
         """So many steps more are done. description: what is being done now, if that changed."""
+
+
+class Silent:
+    """What the processes show that are not the first of several."""
+
+    def advance(self, steps: int = 1, description: str | None = None) -> None:
+        """Nothing."""
 
 
 class LiveBar:

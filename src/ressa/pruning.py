@@ -1,7 +1,7 @@
 """Pruning: a plan, a method and calibration inputs make a model sparse in place, resumable block by block."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -121,12 +121,13 @@ def prune(
         finished = FinishedBlocks(work_dir, keeps_weights=chosen.updates_weights)
     if finished is not None:
         recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
-        finished.claim(
-            fingerprint([repr(recipe), *_contents(modules, plan, () if needs is None else batches)])
-        )
+        let_go = streamed.let_go if streamed is not None else lambda _weight: None
+        contents = _contents(modules, plan, () if needs is None else batches, let_go)
+        finished.claim(fingerprint([repr(recipe), *contents]))
         masks.update(finished.restore(blocks, modules))
         for name in masks:
             note(name, modules[name].weight, masks[name])
+            let_go(modules[name].weight)
 
     def solve(name: str, weight: Tensor, gathered: Statistics | None) -> tuple[Tensor, Tensor]:
         if gathered is None and device is not None:
@@ -208,13 +209,20 @@ def _compare_globally(modules: Mapping[str, Any], plan: Plan, method: Method) ->
 
 
 def _contents(
-    modules: Mapping[str, Any], plan: Plan, batches: Sequence[Mapping[str, Tensor]]
+    modules: Mapping[str, Any],
+    plan: Plan,
+    batches: Sequence[Mapping[str, Tensor]],
+    let_go: Callable[[Tensor], None],
 ) -> Iterator[bytes]:
-    """What tells one model and calibration set from another: a sample of every weight, and all inputs."""
+    """What tells one model and calibration set from another: a sample of every weight, and all inputs.
+
+    let_go: called when a weight has been looked at.
+    """
     for name in plan:
-        weight = modules[name].weight.detach()
+        weight = modules[name].weight
         for row in (0, len(weight) // 2, len(weight) - 1):  # a whole tensor need not be read from disk
             yield _bytes(weight[row])
+        let_go(weight)
     for batch in batches:
         for name in sorted(batch):
             yield name.encode()

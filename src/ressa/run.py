@@ -15,8 +15,10 @@ def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
 
     The outcome's data have `warnings`: every sentence that was said in passing (`ressa.warned`).
     """
-    if are_several() and not isinstance(recipe, RepairRecipe):
-        raise UsageError(f"Only a repair runs in several processes: start `ressa {recipe.command}` in one.")
+    if are_several() and not isinstance(recipe, PruneRecipe | RepairRecipe):
+        raise UsageError(
+            f"Only pruning and repair run in several processes: start `ressa {recipe.command}` in one."
+        )
     limit_pixels(recipe.max_pixels)
     with recorded() as said:
         outcome = _run(recipe, force)

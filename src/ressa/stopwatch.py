@@ -27,7 +27,7 @@ class Stopwatch:
         return {what: round(seconds, 1) for what, seconds in self.seconds.items()}
 
 
-def said(seconds: dict[str, float]) -> str:
+def where_it_went(seconds: dict[str, float]) -> str:
     """One line for people: where the time went."""
     parts = ", ".join(f"{what} {spent:.1f} s" for what, spent in seconds.items())
     return f"Where the time went: {parts}."

@@ -3,7 +3,8 @@
 The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
 weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
-cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk).
+cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk),
+`placing` (whether they do).
 """
 
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         read_masks,
     )
     from ressa.checkpoint.place import find, lasting_name
+    from ressa.checkpoint.placing import place_weights
     from ressa.checkpoint.resume import FinishedBlocks
     from ressa.checkpoint.saving import check_fits, save, size_of, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
@@ -36,6 +38,7 @@ else:
         loading="Vlm load",
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
         place="find lasting_name",
+        placing="place_weights",
         resume="FinishedBlocks",
         saving="check_fits save size_of write_model",
         stored="StoredTensors match_keys",
@@ -63,6 +66,7 @@ __all__ = [
     "load",
     "match_keys",
     "measure",
+    "place_weights",
     "read_manifest",
     "read_masks",
     "save",

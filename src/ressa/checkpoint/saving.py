@@ -17,6 +17,7 @@ from ressa.checkpoint.counting import by_tower, examine, reload
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, Manifest, write_manifest
 from ressa.checkpoint.stored import StoredTensors, match_keys
+from ressa.checkpoint.streaming import StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.files import fresh_directory
 from ressa.sparsity import PackedMasks, as_packed
@@ -29,10 +30,12 @@ def save(
     manifest: Manifest,
     masks: Mapping[str, Tensor],
     max_shard_size: str = "5GB",
+    streamed: StreamedWeights | None = None,
 ) -> Manifest:
     """Write a plain Hugging Face folder with manifest and masks; it appears whole or not at all.
 
-    masks: layer name → bool (out, in), True = kept, for every layer of `manifest.plan`. What was written is
+    masks: layer name → bool (out, in), True = kept, for every layer of `manifest.plan`. streamed: the model's
+    weights, if they stay on disk: then pruned ones are in their place already. What was written is
     read again and counted: returns the manifest with its layers and towers, and the time all this took, filled in.
     Raises RunError if masks and plan do not agree, or something that was written is not what they say.
     """
@@ -40,7 +43,7 @@ def save(
         raise RunError(f"The masks are not those of the plan ({odd[0]} is in only one of them): prune again.")
     masks, started = as_packed(masks), perf_counter()
     with fresh_directory(folder) as work:
-        write_model(work, vlm, max_shard_size=max_shard_size)
+        write_model(work, vlm, max_shard_size=max_shard_size, streamed=streamed)
         layers = _read_back(work, vlm.model, manifest.plan, masks)
         towers = by_tower((l.tower, l.shape, round(l.achieved * l.shape[0] * l.shape[1])) for l in layers)
         spent = {**manifest.spent, "save": round(perf_counter() - started, 1)}
@@ -67,7 +70,9 @@ def check_fits(model: nn.Module, plan: Mapping[str, str], masks: PackedMasks) ->
         )
 
 
-def write_model(folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB") -> None:
+def write_model(
+    folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB", streamed: StreamedWeights | None = None
+) -> None:
     """Write weights, config and processor into an empty folder.
 
     All but the weights is what lies beside them where the model came from, byte for byte; a model that was
@@ -77,6 +82,9 @@ def write_model(folder: Path, vlm: Vlm, *, max_shard_size: str = "5GB") -> None:
         vlm.model.save_pretrained(folder, max_shard_size=max_shard_size)
         if vlm.processor is not None:
             vlm.processor.save_pretrained(folder)
+    elif streamed is not None:
+        streamed.finish(folder)
+        carry_over(vlm.folder, folder)
     else:
         with _plain_generation(vlm.model):
             vlm.model.save_pretrained(folder, max_shard_size=max_shard_size)

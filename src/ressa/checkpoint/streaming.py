@@ -100,13 +100,16 @@ class StreamedWeights:
 
     def put_back(self, module: nn.Module) -> None:
         """Every weight of a module is what lies on disk now, and takes no memory until it is touched again."""
-        for parameter in module.parameters():
-            name = self._names.get(id(parameter))
+        names = [self._names.get(id(parameter)) for parameter in module.parameters()]
+        for name, parameter in zip(names, module.parameters(), strict=True):
             if name is not None:
                 parameter.data = self._data[name]
                 _give_back(self._data[name])
-                if name in self._stale:
-                    _give_back(self._stale.pop(name))
+        stale = [self._stale.pop(name) for name in names if name in self._stale]
+        for tensor in stale:
+            _give_back(tensor)
+        if stale:
+            _trim_heap()
 
     def finish(self, target: Path) -> None:
         """Complete the shards with all that was not pruned, and put them, and their index, into `target`."""
@@ -225,6 +228,13 @@ def _give_back(mapped: Tensor) -> None:
     length = (mapped.data_ptr() + mapped.nbytes) // page * page - begin
     if length > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), _GIVE_BACK)
+
+
+def _trim_heap() -> None:
+    """What was freed goes back to the system, too: small things that stay would hold on to all between them."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _settle(path: Path) -> None:

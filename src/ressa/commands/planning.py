@@ -13,7 +13,7 @@ from ressa.data import Sample, batches
 from ressa.files import read_json
 from ressa.methods import get_method
 from ressa.recipe import DENSE, PruneRecipe
-from ressa.sparsity import Pattern, parse_pattern
+from ressa.sparsity import Pattern, Plan, parse_pattern
 
 
 def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
@@ -23,6 +23,18 @@ def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
         tower: None if text == DENSE else parse_pattern(text, scope=scope)
         for tower, text in recipe.towers().items()
     }
+
+
+def layers_to_prune(recipe: PruneRecipe, anatomy: Anatomy, given: Plan | None) -> list[str]:
+    """The layers that get a pattern: those of a given plan, or of the towers that are not dense."""
+    if given is not None:
+        return list(given)
+    return [name for tower, pattern in patterns(recipe).items() if pattern for name in anatomy.linears(tower)]
+
+
+def measures(recipe: PruneRecipe) -> bool:
+    """Whether the plan comes from looking at the whole model."""
+    return recipe.allocation != "uniform" or recipe.scope == "global"
 
 
 def allocation_of(

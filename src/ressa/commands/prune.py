@@ -7,9 +7,11 @@ from ressa.checkpoint import Manifest, find, lasting_name
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
+from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
 from ressa.report import manifest_table
+from ressa.stopwatch import Stopwatch, where_it_went
 
 
 @one_at_a_time
@@ -22,48 +24,70 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     find(recipe.model)
     given = None if recipe.plan is None else read_plan(recipe.plan)
-    samples = draw_samples(
-        recipe.calibration,
-        recipe.split,
-        recipe.samples,
-        recipe.mixture,
-        recipe.seed,
-        on_bad=recipe.on_bad_sample,
-        follow_links=recipe.follow_links,
-    )
+    watch = Stopwatch()
+    with watch.on("samples"):
+        samples = draw_samples(
+            recipe.calibration,
+            recipe.split,
+            recipe.samples,
+            recipe.mixture,
+            recipe.seed,
+            on_bad=recipe.on_bad_sample,
+            follow_links=recipe.follow_links,
+        )
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import load, save, size_of
-    from ressa.commands.planning import allocation_of
+    from ressa.checkpoint import load, place_weights, save, size_of
+    from ressa.commands.planning import allocation_of, layers_to_prune, measures
     from ressa.data import batches
     from ressa.device import find_device
-    from ressa.fast_dtype import in_fast_dtype
+    from ressa.fast_dtype import in_fast_dtype, is_slow
+    from ressa.methods import get_method
     from ressa.pruning import prune
 
     device = find_device(recipe.device)
-    vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+    meet(device)
+    with watch.on("load"):
+        vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
     anatomy = find_anatomy(vlm.model)
-    samples = fitting(samples, vlm, recipe.on_bad_sample)
-    inputs = batches(vlm, samples, recipe.batch_size)
-    calibration = {
-        "name": recipe.calibration,
-        "split": recipe.split,
-        "samples": len(samples),
-        "fingerprint": fingerprint_samples(samples),
-    }
+    with watch.on("samples"):
+        samples = fitting(samples, vlm, recipe.on_bad_sample)
+        inputs = batches(vlm, samples, recipe.batch_size)
+        calibration = {
+            "name": recipe.calibration,
+            "split": recipe.split,
+            "samples": len(samples),
+            "fingerprint": fingerprint_samples(samples),
+        }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
-    room = 2 * size_of(vlm.model)  # finished blocks and the result
+    keeps_weights = get_method(recipe.method).updates_weights  # of finished blocks, until the result is there
+    room = size_of(vlm.model) * (2 if keeps_weights else 1)
     with work_folder(recipe.output, begun, force=force, room=room) as work:
-        with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
+        meet(device)  # before anyone looks into the work folder
+        with watch.on("load"):
+            streamed = place_weights(
+                vlm,
+                layers_to_prune(recipe, anatomy, given),
+                device,
+                work,
+                stream=False if measures(recipe) else recipe.stream,
+                growth=2 if recipe.dtype == "auto" and is_slow(vlm.model, device) else 1,
+            )
+        # What stays on disk is computed with as it is.
+        asked = recipe.dtype if streamed is None else "as stored"
+        with in_fast_dtype(vlm.model, device=device, asked=asked) as computed_in:
             if given is not None:
                 allocation = Allocation("given", given, 0.0)
             else:
-                allocation = allocation_of(recipe, vlm, anatomy, samples, device, work / "allocation.json")
+                with watch.on("allocate"):
+                    allocation = allocation_of(
+                        recipe, vlm, anatomy, samples, device, work / "allocation.json"
+                    )
             result = prune(
                 vlm.model,
                 inputs,
-                plan=allocation.plan,
+                plan=from_first(allocation.plan, device),
                 method=recipe.method,
                 anatomy=anatomy,
                 seed=recipe.seed,
@@ -74,6 +98,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 tokens=recipe.tokens,
                 alpha=recipe.alpha,
                 keep_zeros=recipe.keep_zeros,
+                streamed=streamed,
             )
         made: dict[str, Any] = {
             "allocation": {
@@ -91,10 +116,13 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=result.plan.to_dict(),
             seconds=round(result.seconds, 1),
+            spent={**watch.rounded(), **result.spent},
             computed_in=computed_in,
             **made,
         )
-        manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks)
+        if is_first():
+            manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks, streamed=streamed)
+        meet(device)
     return _outcome(recipe, manifest, f"The pruned model is in {recipe.output}.")
 
 
@@ -103,4 +131,5 @@ def _outcome(recipe: PruneRecipe, manifest: Manifest, line: str) -> Outcome:
     saved = data["allocation"].get("saved", {})
     said = " and ".join(f"{share:.2%} of the {unit}" for unit, share in saved.items())
     lines = [f"Of the towers that are pruned, {said} are saved."] if saved else []
+    lines.append(where_it_went(manifest.spent))
     return Outcome(data, [manifest_table(data, f"{recipe.model}, pruned by {recipe.method}")], [*lines, line])

@@ -35,11 +35,12 @@ class BaseRecipe(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as JSON-able data: everything but where it runs and where it is written.
+        """What decides the result, as JSON-able data: everything but where it runs, where its weights are meanwhile,
+        and where it is written.
 
         A finished run with the same identity is not done again.
         """
-        return self.model_dump(mode="json", exclude={"device", "output"})
+        return self.model_dump(mode="json", exclude={"device", "stream", "output"})
 
 
 def sentence(command: str, kind: type[BaseModel], error: ValidationError) -> str:

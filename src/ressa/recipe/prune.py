@@ -65,6 +65,8 @@ class PruneRecipe(DataRecipe):
     """The α of atv: more image tokens the higher it is."""
     keep_zeros: bool = False
     """Weights that are zero already stay zero, beside those that the pattern asks for."""
+    stream: bool | None = None
+    """Leave the weights on disk but for a block at a time, or never; by default where the model does not fit."""
     options: MethodOptions = Field(default_factory=dict)
 
     @field_validator("unit")
@@ -100,6 +102,16 @@ class PruneRecipe(DataRecipe):
             raise ValueError(
                 f"the allocation {self.allocation} and one threshold over all layers both say how sparsity is "
                 "spread: leave out the allocation or the scope"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streamable(self) -> "PruneRecipe":
+        if self.stream and (self.allocation != "uniform" or self.scope == "global"):
+            what = "one threshold over all layers" if self.scope == "global" else self.allocation
+            raise ValueError(
+                f"{what} looks at the whole model before it is pruned, and streaming at a block at a time: leave out "
+                "one of them, or measure a plan elsewhere and give it with plan"
             )
         return self
 

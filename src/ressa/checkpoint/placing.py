@@ -1,0 +1,72 @@
+"""Where a model's weights are while it is pruned: on the GPU, in host memory, or on disk."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from ressa.checkpoint.loading import Vlm
+from ressa.checkpoint.saving import size_of
+from ressa.checkpoint.streaming import StreamedWeights
+from ressa.errors import UsageError
+from ressa.warned import warn
+
+_MOVERS = 8  # threads: reading from disk and copying to a GPU overlap
+_SPARE = 2 << 30  # bytes of a GPU for statistics and a block at work, beside the model and half as much again
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def place_weights(
+    vlm: Vlm, layers: Sequence[str], device: torch.device, work: Path, *, stream: bool | None, growth: int = 1
+) -> StreamedWeights | None:
+    """Move a model, as `load` gives it on the CPU, to where it is pruned fastest; what stays on disk is returned.
+
+    layers: those that will be pruned. device: where blocks compute. work: the output's shards grow beneath it.
+    stream: True for weights that stay on disk, False for none, None where neither the device nor the host's
+    memory holds the model. growth: how many times as large it gets in host memory, as it computes in float32 there.
+    Raises UsageError if it is to be streamed and cannot be.
+    """
+    size = size_of(vlm.model)
+    if not stream:
+        if device.type == "cuda" and 1.5 * size + _SPARE <= torch.cuda.mem_get_info(device)[0]:
+            move(vlm.model, device)
+            return None
+        if stream is False or size * growth <= 0.8 * host_memory():
+            return None
+    try:
+        if vlm.folder is None:
+            raise UsageError("A model that was made in memory cannot be streamed: save it first.")
+        return StreamedWeights(vlm.model, layers, vlm.folder, work / "streamed")
+    except UsageError as reason:
+        if stream:
+            raise
+        warn(f"The model may not fit into memory, and it is pruned there nevertheless. {reason}")
+        return None
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move every tensor of a model to a device, several at a time."""
+    tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}.values()
+
+    def send(tensor: torch.Tensor) -> None:
+        tensor.data = tensor.data.to(device)
+
+    with ThreadPoolExecutor(_MOVERS) as pool:
+        for _ in pool.map(send, tensors):
+            pass
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may still take: what is free, and what its container leaves it."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        cached = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(cached.get("file", 0)))
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return free
