@@ -3,6 +3,7 @@
 On a GPU errors are summed there, and nothing is asked for at every step.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ressa.fast_dtype import means_bf16
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.weights import Masks, restored, weight_of
 
+CHANGE = 0.5  # of an output, at most, by one step
 TIMED = 2  # the step that is timed: the first one sets things up
 
 
@@ -66,7 +68,8 @@ def fit(
     generator: torch.Generator,
     announce: Callable[[float], None] | None = None,
 ) -> tuple[float, float]:
-    """Train the kept weights of a block's layers, held in float32; AdamW, cosine to a tenth of the rate.
+    """Train the kept weights of a block's layers, held in float32; AdamW, cosine to a tenth of the rate, which is the
+    config's or each layer's own (`relative_rate`).
 
     masks: of those layers that are pruned. Their dropped weights are zero and get no gradient, so they stay zero.
     announce: is told, once, how many seconds a step takes.
@@ -79,12 +82,12 @@ def fit(
         bf16 = means_bf16(config.precision, examples.device)
         weights = [weight_of(model, name).requires_grad_(True) for name in layers]
         hooks = [_keep_zeros(weight_of(model, name), mask) for name, mask in masks.items()]
-        options: dict[str, Any] = {"lr": config.reconstruct_rate, "weight_decay": config.weight_decay}
-        if examples.device.type in ("cpu", "cuda"):
-            options["fused"] = True
-        optimizer = torch.optim.AdamW(weights, **options)
+        rates = [config.reconstruct_rate or relative_rate(weight) for weight in weights]
+        groups = [{"params": [weight], "lr": rate} for weight, rate in zip(weights, rates, strict=True)]
+        fused = examples.device.type in ("cpu", "cuda") or None
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
         total = config.reconstruct_epochs * len(examples)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, config.reconstruct_rate / 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step / total))
         start = [weight.detach().clone() for weight in weights]
         before = _mean_error(block, examples, bf16)
         watch = _Watch(examples.device, announce)
@@ -108,6 +111,23 @@ def fit(
             for weight, old in zip(weights, start, strict=True):
                 weight.copy_(old)
     return before, min(after, before) if after < float("inf") else after
+
+
+def relative_rate(weight: Tensor) -> float:
+    """AdamW's learning rate for a layer's weight (out, in): half of the kept weights' root mean square over √in.
+
+    A step at a rate of η moves every weight by about η, and so an output by at most η‖x‖₁ ≤ η√in·‖x‖₂; what weights
+    of this size give to inputs without a pattern is rms·‖x‖₂. So no step changes an output by more than about half of
+    what it is, however wide the layer and however large its weights are.
+    """
+    kept = weight.detach()
+    rms = float(kept.square().sum() / kept.count_nonzero().clamp_min(1)) ** 0.5
+    return max(CHANGE * rms / math.sqrt(weight.shape[1]), 1e-12)
+
+
+def _cosine(done: float) -> float:
+    """From 1 to a tenth."""
+    return 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
 
 
 def _keep_zeros(weight: nn.Parameter, mask: Tensor) -> Any:
