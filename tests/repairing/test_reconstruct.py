@@ -10,6 +10,8 @@ from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.errors import RunError
 from ressa.repairing import RepairConfig, reconstruct, repair
+from ressa.repairing.fitting import relative_rate
+from ressa.repairing.reconstruction import reconstruction_batches
 
 OPTIONS = {
     "reconstruct_epochs": 5,
@@ -110,3 +112,41 @@ def test_divergence_is_one_sentence():
     config = CONFIG.model_copy(update={"reconstruct_rate": 1e30})
     with pytest.raises(RunError, match="reconstruct_rate"):
         repair(pruned, masks, dense, samples(4), config)
+
+
+def test_samples_are_as_many_as_their_tokens_allow():
+    _, _, dense = pruned_pair("llava")
+    batcher = Batcher(dense.processor, dense.model.config)
+    asked = samples(10)
+    each = [int(batcher.training([sample])["attention_mask"].sum()) for sample in asked]
+    config = RepairConfig(reconstruct_batch_size=2, reconstruct_tokens=sum(each[:4]))
+    assert [len(batch["input_ids"]) for batch in reconstruction_batches(batcher, asked, config)] == [2, 2]
+    few = RepairConfig(reconstruct_batch_size=2, reconstruct_samples=3)
+    assert [len(batch["input_ids"]) for batch in reconstruction_batches(batcher, asked, few)] == [2, 1]
+    assert len(reconstruction_batches(batcher, asked, RepairConfig(reconstruct_tokens=1))) == 1
+
+
+def test_zeros_stay_zero_and_other_weights_decay():
+    pruned, masks, dense = pruned_pair("llava")
+    repair(pruned, masks, dense, samples(4), CONFIG.model_copy(update={"weight_decay": 0.5}))
+    for name, mask in masks.items():
+        assert torch.equal(pruned.model.get_submodule(name).weight != 0, mask)
+
+
+@pytest.mark.parametrize(("width", "size"), [(64, 1.0), (1024, 1.0), (1024, 0.02)])
+def test_no_step_at_a_layers_own_rate_changes_an_output_by_more_than_half(width, size):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(512, width, generator=generator) * size
+    weight[:, ::2] = 0
+    x = torch.randn(4096, width, generator=generator)
+    step = relative_rate(weight) * torch.ones_like(weight[:, 1::2])  # the worst that signs can do
+    change = x[:, 1::2].abs() @ step.T
+    output = x[:, 1::2] @ weight[:, 1::2].T
+    assert change.square().mean().sqrt() < 0.51 * output.square().mean().sqrt()
+
+
+def test_what_a_tower_will_cost_is_said_before_most_of_it_is_paid(capsys):
+    pruned, masks, dense = pruned_pair("llava")
+    repair(pruned, masks, dense, samples(8), CONFIG)
+    said = capsys.readouterr().err
+    assert "Reconstructing 2 blocks of the language tower: 8 samples, 5 epochs" in said

@@ -1,6 +1,7 @@
 """The inner loop of reconstruction: one block learns to give what the dense block gives.
 
-On a GPU errors are summed there, and nothing is asked for at every step.
+On a GPU nothing in it waits for the host: examples lie on the GPU as long as they fit, the next one is on its way where
+they do not, and errors are summed there.
 """
 
 import math
@@ -37,7 +38,7 @@ class Examples:
 
     def __init__(self, turn: Turn, wanted: Turn, batches: Sequence[Batch]) -> None:
         """turn, wanted: of the block and of the dense block, which gives its outputs now."""
-        self.device = next(turn.block.parameters()).device
+        self.activations, self.device = turn.activations, turn.device
         self.calls: list[Call] = []
         self.counts: list[Tensor | None] = []
         for batch, calls, outputs in zip(batches, turn.calls, wanted.give(), strict=True):
@@ -51,9 +52,12 @@ class Examples:
         return len(self.calls)
 
     def each(self, order: Sequence[int] | None = None) -> Iterator[Example]:
-        """Fresh copies where the block computes, by number."""
-        for number in range(len(self)) if order is None else order:
-            here = self.calls[number].to(self.device)
+        """Fresh copies where the block computes, by number; the next is on its way while one is used."""
+        order = range(len(self)) if order is None else order
+        for place, number in enumerate(order):
+            here = self.activations.fetch(self.calls[number], self.device)
+            if place + 1 < len(order):
+                self.activations.expect(self.calls[order[place + 1]], self.device)
             args, target = here.args
             yield Example(args, here.kwargs, target, self.counts[number])
 
