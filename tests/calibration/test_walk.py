@@ -217,6 +217,76 @@ def test_a_chain_needs_one_whole_forward_a_batch(monkeypatch):
     assert count_forwards(FAMILIES["llava"], 5, monkeypatch) == 1 + 3 * 5 + 2
 
 
+def count_computed(family: Family, batches: int) -> dict[str, int]:
+    """Block → how often the MLPs of the language tower ran in a walk over that tower."""
+    model = family.model()
+    anatomy = find_anatomy(model)
+    runs = {block.name: 0 for block in anatomy.blocks("language")}
+    for name in runs:
+
+        def count(*_: object, name: str = name) -> None:
+            runs[name] += 1
+
+        model.get_submodule(f"{name}.mlp").register_forward_pre_hook(count)
+    inputs = [family.batch(i) for i in range(batches)]
+    walk(model, anatomy, inputs, lambda *_: None, norm, layers=anatomy.linears("language"))
+    return runs
+
+
+def test_no_forward_computes_the_blocks_whose_inputs_it_records():
+    # Once for the order; then for the statistics and, in all blocks but the last, for what the next one gets.
+    assert list(count_computed(FAMILIES["llava"], 5).values()) == [1 + 5 + 5, 1 + 5]
+
+
+def test_a_block_that_gives_what_no_argument_is_shaped_like_computes_for_itself():
+    model = Toy()
+    model.blocks = nn.ModuleList([Grows(8), Residual(8, 1.0), Residual(8, 1.0)])
+    anatomy = toy_anatomy(("blocks", 3))
+    batches = [toy_batch(0), toy_batch(1)]
+    found: dict[str, InputNorm] = {}
+    walk(model, anatomy, batches, lambda _, made: found.update(made), norm)
+    for name, statistic in found.items():
+        expected = InputNorm(model.get_submodule(name).in_features)
+        hook = model.get_submodule(name).register_forward_pre_hook(
+            lambda _m, args, expected=expected: expected.update(args[0])
+        )
+        with torch.no_grad():
+            for batch in batches:
+                model(**batch)
+        hook.remove()
+        assert equal(statistic, expected), name
+
+
+def test_linears_of_one_input_share_their_statistics():
+    family = FAMILIES["llava"]
+    model = family.model()
+    anatomy = find_anatomy(model)
+
+    def visit(block: Block, found: dict[str, InputNorm]) -> None:
+        objects = {name.removeprefix(f"{block.name}."): id(made) for name, made in found.items()}
+        assert len({objects[f"self_attn.{name}_proj"] for name in "qkv"}) == 1
+        assert objects["mlp.gate_proj"] == objects["mlp.up_proj"]
+        assert len(set(objects.values())) == 4
+
+    walk(model, anatomy, batches_of(family), visit, norm, layers=anatomy.linears("language"))
+
+
+def test_linears_that_share_an_input_only_now_and_then_share_nothing():
+    model = Sometimes()
+    blocks = (Block("blocks.0", ("blocks.0.one", "blocks.0.two")),)
+    anatomy = Anatomy({"vision": Tower("vision", (Chain("blocks", blocks),))})
+    batches = [toy_batch(seed, images=1) for seed in range(3)]
+    (images := [batch["pixel_values"][:, 0] for batch in batches])[1].sub_(100)  # told apart by its sign
+    found: dict[str, InputNorm] = {}
+    walk(model, anatomy, batches, lambda _, made: found.update(made), norm)
+    one, two = InputNorm(8), InputNorm(8)
+    for image in images:
+        one.update(image)
+        two.update(image if image.mean() > -50 else image * 2)
+    assert equal(found["blocks.0.one"], one)
+    assert equal(found["blocks.0.two"], two)
+
+
 def test_blocks_that_the_model_adds_something_between_are_recorded_anew(monkeypatch):
     # Image features are added before the 2nd and 3rd language block: each starts a run of its own.
     plain = 1 + 4 * 5 + 2 + 1  # vision, merger, the list of two mergers, language
@@ -338,6 +408,38 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         x += self.scale * self.act(self.linear(x)) + shift
         return x, shift
+
+
+class Grows(nn.Module):
+    """A block that gives more tokens than it is given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([x, self.linear(x)], 1), shift
+
+
+class TwoLinears(nn.Module):
+    """Gives its second linear what its first was given, or something of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.two(x if x.mean() > -50 else x * 2)
+
+
+class Sometimes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([TwoLinears()])
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.blocks[0](pixel_values[:, 0])
 
 
 class Toy(nn.Module):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-TESTS = str(Path(__file__).with_name("test_triton_kernels.py"))
+TESTS = [str(Path(__file__).with_name(name)) for name in ("test_triton_kernels.py", "test_column_sweep.py")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the Triton tests run on the GPU itself")
 def test_the_triton_kernels_in_the_interpreter():
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-o", "addopts=", "-x", "-p", "no:cacheprovider", TESTS],
+        [sys.executable, "-m", "pytest", "-o", "addopts=", "-x", "-p", "no:cacheprovider", *TESTS],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ressa.calibration.statistics import Hessian
 from ressa.errors import RunError, UsageError
+from ressa.kernels.column_sweep import select_group
 from ressa.methods import get_method, sparsegpt
 from ressa.sparsity import NM, Unstructured
 
@@ -191,4 +192,4 @@ def test_the_sweeps_own_group_choice_is_the_patterns(rows, n_m, tied, seed):
     scores = torch.rand(rows, m, generator=torch.Generator().manual_seed(seed))
     if tied:
         scores = (scores * 3).round()
-    assert torch.equal(sparsegpt._select_group(scores.T, n).T, NM(n, m).select(scores))
+    assert torch.equal(select_group(scores.T, n).T, NM(n, m).select(scores))

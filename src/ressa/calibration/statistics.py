@@ -169,11 +169,12 @@ class Hessian:
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
         """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out."""
         tokens = _tokens(x, keep, self._sum)
-        if tokens.is_cuda and tokens.dtype in (torch.bfloat16, torch.float16):
-            torch.addmm(self._sum, tokens.T, tokens, out_dtype=torch.float32, out=self._sum)
-        else:
-            with full_precision(tokens.device):
-                self._sum.addmm_(tokens.T.float(), tokens.float())
+        with full_precision(tokens.device):
+            if tokens.is_cuda and tokens.dtype in (torch.bfloat16, torch.float16):
+                torch.addmm(self._sum, tokens.T, tokens, out_dtype=torch.float32, out=self._sum)
+            else:
+                tokens = tokens.float()
+                self._sum.addmm_(tokens.T, tokens)
         self._moments.take(tokens, samples=x.shape[0] if x.dim() > 2 else 1)
         self._made.clear()
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from ressa.calibration.precision import full_precision
 from ressa.calibration.statistics import Hessian, Statistics
 from ressa.errors import RunError, UsageError
+from ressa.kernels.column_sweep import sweep
+from ressa.methods.inverse_cholesky import LEAST_PIVOT, inverse_cholesky_
 from ressa.sparsity.pattern import NM, Pattern, Unstructured, nearest
 from ressa.sparsity.select import keep_top, keep_top_rows
 
@@ -21,7 +23,6 @@ log = logging.getLogger(__name__)
 
 _BLOCKSIZE = 128
 _MOST_DAMPING = 10.0
-_LEAST_PIVOT = 1e-6  # of the mean diagonal: below it fp32 cannot tell a pivot from rounding
 
 
 @torch.no_grad()
@@ -63,37 +64,32 @@ def apply(
 
     # (in, out), so that the sweep's columns lie in one piece; a copy always, for the sweep writes into it
     W = weight.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    rows = W.shape[1]
-    gone = W == 0 if keep_zeros else torch.zeros(1, 1, dtype=torch.bool, device=W.device).expand_as(W)
-    kept = torch.empty(width, rows, dtype=torch.bool, device=W.device)
+    # What may stay, until a block's turn says what does.
+    kept = W != 0 if keep_zeros else torch.ones_like(W, dtype=torch.bool)
+    scale = alive / U.diagonal()
+    n, m = (pattern.n, pattern.m) if isinstance(pattern, NM) else (0, 1)
     with full_precision(W.device):
         for begin in range(0, width, blocksize):
-            end = min(begin + blocksize, width)
+            here = slice(begin, min(begin + blocksize, width))
             if isinstance(pattern, Unstructured):
-                scores = _score(W, U, alive, begin, end).masked_fill(gone[begin:end].T, -1)
-                kept[begin:end] = _select_block(scores, pattern, begin, end).T & ~gone[begin:end]
-            errors = torch.empty(end - begin, rows, device=W.device)
-            for j in range(begin, end):
-                if isinstance(pattern, NM) and j % group == 0:
-                    members = gone[j : j + group]
-                    scores = _score(W, U, alive, j, j + group).T.masked_fill(members, -1)
-                    kept[j : j + group] = _select_group(scores, pattern.n) & ~members
-                error = W[j].masked_fill(kept[j], 0) / U[j, j]
-                W[j:end].addr_(U[j, j:end], error, alpha=-1)
-                errors[j - begin] = error
-            W[end:].addmm_(U[begin:end, end:].T, errors, alpha=-1)
+                scores = (W[here].abs() * scale[here].unsqueeze(1)).masked_fill(~kept[here], -1).T
+                kept[here] &= _select_block(scores, pattern, here.start, here.stop).T
+            errors = torch.empty_like(W[here])
+            sweep(W[here], U[here, here], scale[here], kept[here], errors, n=n, m=m)
+            # fp32 all through: as it reads and writes the rest of W once a block, it is bound by memory
+            W[here.stop :].addmm_(U[here, here.stop :].T, errors, alpha=-1)
     if not torch.isfinite(W).all():
         raise RunError(
             f"SparseGPT's update of {name or 'a layer'} is not finite: raise percdamp or try float32."
         )
-    return kept.T.contiguous(), W.masked_fill(~kept, 0).T.to(weight.dtype).contiguous()
+    pruned = W.masked_fill_(~kept, 0).to(weight.dtype).T.contiguous()
+    return kept.T.contiguous(), pruned
 
 
 def score(weight: Tensor, statistics: Statistics | None, *, percdamp: float = 0.01, name: str = "") -> Tensor:
     """|w|/U_jj of the weights as they are, before any update, fp32 (out, in): ranks as w²/[H⁻¹]_jj does."""
     U, alive = inverse_factor(statistics, percdamp, name=name)
-    W = weight.detach().float().T
-    return _score(W, U.to(W.device), alive.to(W.device), 0, len(W))
+    return weight.detach().float().abs() * (alive / U.diagonal()).to(weight.device)
 
 
 def inverse_factor(
@@ -103,26 +99,30 @@ def inverse_factor(
 
     Scaling H by 1/h keeps fp32 in range and changes no result. An input that was always 0 gets h on the
     diagonal. λ = percdamp; while that leaves H not positive definite, λ grows tenfold, and the log says so.
+    Made once for all linears that share the statistics.
     """
     assert isinstance(statistics, Hessian), "SparseGPT needs the Hessian of the layer's inputs"
-    layer = name or "a layer"
-    H = statistics.matrix()
-    diagonal = H.diagonal()
-    if not torch.isfinite(diagonal).all():
-        raise RunError(
-            f"The calibration inputs of {layer} hold NaN or infinity: check the checkpoint, or try float32."
-        )
-    alive = diagonal > 0
-    if alive.any():
-        H /= diagonal[alive].mean()
-    diagonal[~alive] = 1
-    undamped, damping = diagonal.clone(), percdamp
+    return statistics.once(percdamp, lambda: _inverse_factor(statistics, percdamp, name or "a layer"))
+
+
+def _inverse_factor(statistics: Hessian, percdamp: float, layer: str) -> tuple[Tensor, Tensor]:
+    damping = percdamp
     while True:
-        diagonal.copy_(undamped + damping)
-        U = _inverse_cholesky(H)
+        H = statistics.matrix()
+        diagonal = H.diagonal()
+        if not torch.isfinite(diagonal).all():
+            raise RunError(
+                f"The calibration inputs of {layer} hold NaN or infinity: check the checkpoint, or try float32."
+            )
+        alive = diagonal > 0
+        if alive.any():
+            H /= diagonal[alive].mean()
+        diagonal[~alive] = 1
+        diagonal += damping
+        U = inverse_cholesky_(H)
         if U is not None:
             break
-        damping = max(damping * 10, 10 * _LEAST_PIVOT)
+        damping = max(damping * 10, 10 * LEAST_PIVOT)
         if damping > _MOST_DAMPING:
             raise RunError(f"The Hessian of {layer} cannot be inverted however it is damped.")
     if damping > percdamp:
@@ -130,32 +130,6 @@ def inverse_factor(
             "%s: H is not positive definite at percdamp %g; pruned with %g.", layer, percdamp, damping
         )
     return U, alive
-
-
-def _inverse_cholesky(H: Tensor) -> Tensor | None:
-    """Upper U with UᵀU = H⁻¹, or None if H is not positive definite as far as fp32 can tell.
-
-    H = RRᵀ with R upper (a Cholesky factor taken from the last row up) gives U = R⁻¹ at once: cheaper, and
-    with fewer ways to fail, than factoring H, inverting it and factoring the inverse.
-    """
-    with full_precision(H.device):
-        lower, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-        if failed or float(lower.diagonal().min()) ** 2 < _LEAST_PIVOT:
-            return None
-        identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
-        return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-
-
-def _score(W: Tensor, U: Tensor, alive: Tensor, begin: int, end: int) -> Tensor:
-    """(out, end − begin) scores of columns begin:end of W (in, out); 0 where the input was always 0."""
-    each = alive[begin:end] / U.diagonal()[begin:end]
-    return (W[begin:end].abs() * each.unsqueeze(1)).T
-
-
-def _select_group(scores: Tensor, n: int) -> Tensor:
-    """`NM.select` for one group, scores (m, out) → bool (m, out), in few launches: a sweep has thousands."""
-    best = scores.argsort(dim=0, descending=True, stable=True)[:n]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(0, best, True)
 
 
 def _select_block(scores: Tensor, pattern: Unstructured, begin: int, end: int) -> Tensor:

@@ -14,6 +14,7 @@ from ressa.sparsity.pattern import nearest
 
 _PAIRWISE_WIDTH = 32  # up to here comparing all pairs of a group beats a top-k over very many short rows
 _BINS = 1 << 16
+_SORTED = 1 << 23  # scores on a GPU up to which sorting beats counting, which reads them without a copy
 
 
 def keep_top_rows(scores: Tensor, keep: int) -> Tensor:
@@ -65,6 +66,8 @@ def keep_top(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     total = sum(each.numel() for each in scores)
     if keep <= 0 or keep >= total:
         return [torch.full_like(each, keep > 0, dtype=torch.bool) for each in scores]
+    if len(scores) == 1 and scores[0].is_cuda and total <= _SORTED:
+        return [_keep_top_sorted(scores[0], keep)]
     threshold = _kth_highest(scores, keep)
     above = [each.float() > threshold for each in scores]
     room = keep - sum(int(mask.sum()) for mask in above)
@@ -76,6 +79,15 @@ def keep_top(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
         mask |= tied
         room -= min(ties, room)
     return above
+
+
+def _keep_top_sorted(scores: Tensor, keep: int) -> Tensor:
+    """`keep_top` of one tensor by sorting, which a GPU does in the time that it takes to ask it for a count."""
+    flat = scores.float().flatten()
+    threshold = flat.sort(descending=True).values[keep - 1]
+    mask, tied = flat > threshold, flat == threshold
+    mask |= tied & (tied.cumsum(0) <= keep - mask.sum())
+    return mask.view(scores.shape)
 
 
 def select_global(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
