@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from ressa import pruning
 from ressa.allocation import per_tower
 from ressa.anatomy import Block, find_anatomy
-from ressa.calibration.statistics import InputNorm
+from ressa.calibration.activations import Activations
+from ressa.calibration.statistics import Hessian, InputMoments, InputNorm
 from ressa.calibration.walk import walk
+from ressa.methods.inverse_cholesky import inverse_cholesky_
 from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
 
@@ -73,3 +75,71 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_result(home, dtype, method
     monkeypatch.undo()
     found = pruned(tmp_path)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("home", ["cpu", "cuda"])
+def test_activations_that_do_not_fit_wait_on_the_host_and_change_nothing(home, monkeypatch):
+    family = FAMILIES["llava"]
+    expected = norms(family, home, "cuda")
+    laid: list[bool] = []
+    lay = Activations.lay
+
+    def noted(self: Activations, tensor: Tensor) -> Tensor:
+        laid.append((waits := lay(self, tensor)).is_cuda)
+        assert waits.is_pinned() or waits.device.type == tensor.device.type
+        return waits
+
+    monkeypatch.setattr(Activations, "lay", noted)
+    monkeypatch.setattr("ressa.calibration.activations._free", lambda _device: 0)
+    found = norms(family, home, "cuda")
+    assert laid
+    assert not any(laid)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_statistics_of_half_precision_inputs_are_exact_products_summed_in_fp32(dtype):
+    generator = torch.Generator("cuda").manual_seed(0)
+    mixing = torch.randn(384, 384, generator=generator, device="cuda")
+    moments, hessian, norm_only = InputMoments(384, "cuda"), Hessian(384, "cuda"), InputNorm(384, "cuda")
+    seen = []
+    for _ in range(3):
+        x = (torch.randn(4, 1500, 384, generator=generator, device="cuda") @ mixing + 3).to(dtype)
+        keep = torch.rand(4, 1500, generator=generator, device="cuda") > 0.1
+        for statistic in (moments, hessian, norm_only):
+            statistic.update(x, keep)
+        seen.append(x[keep].double())
+    tokens = torch.cat(seen)
+    gram = tokens.T @ tokens * (2 / len(tokens))
+    size = gram.diagonal().sqrt()
+    # Tensor cores cut off what they add, so that sums of squares end some 1e-5 low.
+    assert float(((hessian.matrix() - gram) / size / size.unsqueeze(1)).abs().max()) < 5e-5
+    for statistic in (moments, hessian, norm_only):
+        torch.testing.assert_close(
+            statistic.norm().double(), tokens.square().mean(0).sqrt(), rtol=1e-5, atol=0
+        )
+    for statistic in (moments, hessian):
+        torch.testing.assert_close(statistic.mean().double(), tokens.mean(0), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            statistic.variance().double(), tokens.var(0, unbiased=False), rtol=1e-4, atol=0
+        )
+
+
+def test_a_large_mean_does_not_swallow_the_variance_of_bf16_inputs():
+    x = (torch.randn(4, 2000, 64, generator=torch.Generator().manual_seed(0)) + 50).bfloat16().cuda()
+    moments = InputMoments(64, "cuda")
+    for part in x:
+        moments.update(part)
+    exact = x.double().flatten(0, 1).var(0, unbiased=False)
+    torch.testing.assert_close(moments.variance().double(), exact, rtol=2e-3, atol=0)
+
+
+def test_a_large_hessian_is_inverted_in_its_own_memory():
+    x = torch.randn(9000, 5000, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
+    H = x.T @ x / len(x)
+    exact = torch.linalg.inv(H.double())
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    U = inverse_cholesky_(H)
+    assert torch.cuda.max_memory_allocated() - before < 0.8 * U.nbytes
+    assert float((U.T.double() @ U.double() - exact).norm() / exact.norm()) < 1e-4

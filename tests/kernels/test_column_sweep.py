@@ -1,4 +1,4 @@
-"""SparseGPT's sweep as one kernel computes what plain torch does: on a GPU, or in Triton's interpreter."""
+"""The kernels of pruning compute what plain torch does: on a GPU, or in Triton's interpreter."""
 
 import os
 
@@ -13,6 +13,8 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 from ressa.kernels import column_sweep_triton  # noqa: E402
 from ressa.kernels.column_sweep import sweep_torch  # noqa: E402
+from ressa.kernels.keep_groups_triton import keep_groups  # noqa: E402
+from ressa.sparsity import NM  # noqa: E402
 
 
 def case(columns: int, rows: int, seed: int = 0):
@@ -89,3 +91,12 @@ def test_of_equal_scores_the_earlier_stays():
     column_sweep_triton.sweep(W, U, scale, kept, torch.empty_like(W), 2, 4)
     assert kept[:, 0].tolist() == [True, True, False, False] * 2
     assert torch.equal(W, kept.float())
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 3), (4, 8), (5, 6), (10, 16), (31, 32)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_groups_of_scores_are_kept_as_the_pattern_says(n, m, ties):
+    scores = torch.randn(7, 5 * m, generator=torch.Generator().manual_seed(n))
+    scores = scores.mul(2).round() if ties else scores
+    scores[0, :m] = -torch.inf
+    assert torch.equal(keep_groups(scores.to(DEVICE), n, m).cpu(), NM(n, m).select(scores))

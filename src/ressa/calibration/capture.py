@@ -6,6 +6,7 @@ matter while it is recorded, so once it is known that copies of its inputs are s
 in for them and nothing is computed.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -209,14 +210,13 @@ def capture(
     shows which arguments come from the blocks.
     """
     record: Record = [[] for _ in blocks]
-    given: list[list[tuple[Path, Tensor, int]]] = [
-        [] for _ in blocks
-    ]  # outputs of block i and their versions
+    # Outputs of block i and their versions. One that is gone cannot be given to the next block.
+    given: list[list[tuple[Path, weakref.ref[Tensor], int]]] = [[] for _ in blocks]
     returned: list[int] = [0] * len(blocks)
     copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # one copy of a tensor that many blocks are given
 
     def before(i: int, args: Any, kwargs: Any) -> None:
-        known = {id(t): (path, version) for path, t, version in given[i - 1]} if i else {}
+        known = {id(ref()): (path, version) for path, ref, version in (given[i - 1] if i else ())}
 
         def keep(leaf: Any) -> Any:
             if isinstance(leaf, Cache):
@@ -237,7 +237,7 @@ def capture(
             output = map_leaves(output, _perturbed)
         for path, leaf in leaves(output):
             if isinstance(leaf, Tensor):
-                given[i].append(((returned[i], *path), leaf, leaf._version))
+                given[i].append(((returned[i], *path), weakref.ref(leaf), leaf._version))
         returned[i] += 1
         if once and i == len(blocks) - 1:
             raise Stop

@@ -96,6 +96,12 @@ class InputMoments:
     def take(self, tokens: Tensor, samples: int) -> None:
         """tokens: (tokens, in) on this statistic's device, all of them counted."""
         self.samples += samples
+        if tokens.is_cuda and tokens.dtype == torch.bfloat16 and len(tokens):
+            # Numbers of 8 bits whose mean is hundreds of times their deviation are all the same one, so fp32
+            # has bits enough for the difference of the sums.
+            mean = tokens.sum(0, dtype=torch.float32) / len(tokens)
+            self._combine(len(tokens), mean, (_sum_squares(tokens) - len(tokens) * mean**2).clamp_min(0))
+            return
         for part in tokens.split(_ROWS) if tokens.is_cuda else (tokens,):
             if len(part):
                 part = part.float()

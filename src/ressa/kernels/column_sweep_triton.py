@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS = 8  # of the weight, a program: columns go one after the other, so only rows are there to fill a GPU
+_ROWS = 4  # of the weight, a program: columns go one after the other, so only rows are there to fill a GPU
 _WARPS = 1  # then sums over columns stay within a warp
 
 

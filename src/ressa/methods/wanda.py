@@ -20,4 +20,4 @@ def apply(
 
 def score(weight: Tensor, statistics: Statistics) -> Tensor:
     """S_ij = |W_ij|·‖x_j‖₂ (equation 1), fp32 (out, in); the norm's constant factor √tokens is left out."""
-    return weight.detach().float().abs() * statistics.norm().to(weight.device)
+    return weight.detach().abs() * statistics.norm().to(weight.device)  # a product with fp32 is fp32
