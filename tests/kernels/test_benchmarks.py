@@ -49,6 +49,15 @@ def test_how_long_pruning_takes(tmp_path):
     assert all(case["seconds"] > 0 and case["processor_seconds"] > 0 for case in report["cases"])
 
 
+def test_pruning_at_the_speed_of_the_hardware(tmp_path):
+    report = smoke("prune_speed.py", tmp_path, "--parts", "floor,sides", "--only", "ours")
+    assert report["floor"]["floor"]["wanda_seconds"] > 0
+    ours = {name: found for name, found in report["sides"].items() if name.startswith("ours")}
+    assert set(ours) == {f"ours, {m}, {p}" for m in ("wanda", "sparsegpt") for p in ("2:4", "0.5")}
+    assert all(found["zeros"] == pytest.approx(0.5, abs=0.005) for found in ours.values())
+    assert ours["ours, sparsegpt, 2:4"]["error"] < 0.9 * ours["ours, wanda, 2:4"]["error"]
+
+
 def test_methods_and_repairs_side_by_side(tmp_path):
     command = [
         sys.executable,
