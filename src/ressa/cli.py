@@ -248,6 +248,52 @@ def inspect(
     _show([inspect_model(model, layers=layers, figure=figure)], json_target)
 
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")]
+
+
+@app.command()
+@interruptible
+def pack(
+    model: Annotated[str, typer.Argument(help="A folder that ressa pruned or repaired.")],
+    output: Output,
+    force: Force = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Store a sparse model as small as it is.
+
+    Every pruned weight is stored as its kept values and one bit a weight. The folder loads by from_pretrained
+    once ressa is imported, and `ressa unpack` gives every bit back.
+
+    \b
+    Example:
+      ressa pack runs/repaired -o runs/packed
+    """
+    _quiet()
+    from ressa.commands.pack import pack_model
+
+    _show([pack_model(model, output, force=force)], json_target)
+
+
+@app.command()
+@interruptible
+def unpack(
+    model: Annotated[str, typer.Argument(help="A folder that ressa packed.")],
+    output: Output,
+    force: Force = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Undo `ressa pack`, bit for bit.
+
+    \b
+    Example:
+      ressa unpack runs/packed -o runs/plain
+    """
+    _quiet()
+    from ressa.commands.pack import unpack_model
+
+    _show([unpack_model(model, output, force=force)], json_target)
+
+
 @app.command()
 @interruptible
 def run(

@@ -20,6 +20,7 @@ from ressa.methods import Method, get_method, magnitude
 from ressa.processes import place, share
 from ressa.progress import bar
 from ressa.provenance import fingerprint
+from ressa.runtime.quantizer import unpack_model
 from ressa.solving import solve_block
 from ressa.sparsity import PackedMasks, Plan, Unstructured, count_zeros, global_plan
 from ressa.stopwatch import Stopwatch
@@ -61,7 +62,7 @@ def prune(
     keep_zeros: bool = False,
     streamed: StreamedWeights | None = None,
 ) -> PruneResult:
-    """Prune a model in place, block by block in the order data flows.
+    """Prune a model in place, block by block in the order data flows. One that is packed is unpacked first.
 
     Of several processes that have met (torch.distributed), all given the same, each runs the model on its share
     of the batches and solves its share of a block's layers.
@@ -94,6 +95,7 @@ def prune(
     needs = chosen.needs(options)
     if tokens == "atv" and needs is None:
         raise UsageError(f"The method {method} looks at no tokens: leave out the choice of tokens.")
+    unpack_model(model)
     anatomy = anatomy or find_anatomy(model)
     plan = make_plan(plan, anatomy, model, scope=chosen.scope)
     if not plan:

@@ -14,9 +14,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(
-        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
-    )
+    bits = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*bits)
 
 
 def pruned(rows: int, width: int, pattern: str, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,9 @@ KNOWN += "assert 'ressa' in auto.AUTO_QUANTIZATION_CONFIG_MAPPING"
 @pytest.mark.parametrize(
     "before",
     [
-        "import ressa",
         "import ressa, transformers",
         "import transformers, ressa",
         "import transformers.quantizers.auto, ressa",
-        "import ressa, ressa.registration; ressa.registration.register()",
     ],
 )
 def test_the_format_is_known_in_any_order(before):

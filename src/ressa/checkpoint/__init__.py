@@ -4,7 +4,8 @@ The one door to everything that reads or writes a model's folder. Within: `place
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
 weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
 cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk),
-`placing` (whether they do).
+`placing` (whether they do), `packed` (pruned weights as small as they are), `writing` (a file of tensors, one by
+one).
 """
 
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         read_manifest,
         read_masks,
     )
+    from ressa.checkpoint.packed import Sizes, pack_folder, save_packed, unpack_folder
     from ressa.checkpoint.place import find, lasting_name
     from ressa.checkpoint.placing import place_weights
     from ressa.checkpoint.resume import FinishedBlocks
@@ -37,6 +39,7 @@ else:
         kept="keep_tensors kept_tensors",
         loading="Vlm load",
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
+        packed="Sizes pack_folder save_packed unpack_folder",
         place="find lasting_name",
         placing="place_weights",
         resume="FinishedBlocks",
@@ -53,6 +56,7 @@ __all__ = [
     "FinishedBlocks",
     "LayerReport",
     "Manifest",
+    "Sizes",
     "SparsityCount",
     "StoredTensors",
     "StreamedWeights",
@@ -66,10 +70,13 @@ __all__ = [
     "load",
     "match_keys",
     "measure",
+    "pack_folder",
     "place_weights",
     "read_manifest",
     "read_masks",
     "save",
+    "save_packed",
     "size_of",
+    "unpack_folder",
     "write_model",
 ]

@@ -14,6 +14,7 @@ from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_
 from ressa.checkpoint.place import find
 from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.errors import RunError, UsageError
+from ressa.runtime.linear import weight_of
 from ressa.sparsity import PackedMasks, count_packed, count_zeros, pack_nonzero, parse_pattern
 
 
@@ -47,10 +48,8 @@ class SparsityCount:
 def measure(model: nn.Module, anatomy: Anatomy) -> dict[str, float]:
     """Tower → share of zeros in the weights of its prunable linears, counted from the model in memory."""
     modules: dict[str, Any] = dict(model.named_modules())
-    return by_tower(
-        (anatomy.tower_of(name), modules[name].weight.shape, count_zeros(modules[name].weight))
-        for name in anatomy.linears()
-    )
+    weights = ((name, weight_of(modules[name])) for name in anatomy.linears())
+    return by_tower((anatomy.tower_of(name), weight.shape, count_zeros(weight)) for name, weight in weights)
 
 
 def by_tower(layers: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[str, float]:
@@ -102,7 +101,9 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
     if others := [report for report in reports if report.name not in results]:
         modules: dict[str, Any] = dict(reload(place).named_modules())
         for report in others:
-            results[report.name] = look(report, getattr(modules.get(report.name), "weight", None))
+            module = modules.get(report.name)
+            weight = weight_of(module) if hasattr(module, "weight") else None
+            results[report.name] = look(report, weight)
     counted = [
         CountedLayer(r.name, r.tower, r.shape, r.asked or None, results[r.name][0] / prod(r.shape), holds)
         for r in reports

@@ -23,6 +23,9 @@ from ressa.checkpoint.place import find, refusal_of_adapter
 from ressa.checkpoint.stored import check_weights
 from ressa.embedded import MODELS
 from ressa.errors import RunError, UsageError
+from ressa.runtime.format import METHOD
+from ressa.runtime.linear import Mode
+from ressa.runtime.quantizer import unpack_model
 
 
 @dataclass
@@ -37,19 +40,28 @@ class Vlm:
 
 
 def load(
-    spec: str | Path, *, dtype: str | torch.dtype | None = None, device: torch.device | str = "cpu"
+    spec: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    mode: Mode = "auto",
+    unpack: bool = False,
 ) -> Vlm:
     """Load a VLM and its processor in evaluation mode.
 
     spec: a folder with config.json, a hub id, "embedded" or "embedded-llava". dtype: None or "auto" for that
     of the checkpoint, else float32, bfloat16 or float16. Only a hub id makes anything go over the network.
+    Of a packed folder: mode says how its layers compute (`ressa.runtime.linear.PackedLinear`); unpack makes
+    plain linear layers of them.
     Raises UsageError if there is no such model, it lacks weights or a processor, or it is no VLM.
     """
     source = str(spec)
     place = find(spec)
     if isinstance(place, Path):
         check_companions(place)
-    model = load_model(place, source, dtype=dtype)
+    model = load_model(place, source, dtype=dtype, mode=mode)
+    if unpack:
+        unpack_model(model)
     find_anatomy(model)
     with explained(source):
         processor = AutoProcessor.from_pretrained(place, **_safely(place))
@@ -61,12 +73,17 @@ def load(
     return Vlm(model.to(device).eval(), processor, source, folder)
 
 
-def load_model(place: Path | str, source: str, *, dtype: str | torch.dtype | None = None) -> Any:
-    """The model of a folder or a hub id, on the CPU, without its processor.
+def load_model(
+    place: Path | str, source: str, *, dtype: str | torch.dtype | None = None, mode: Mode = "auto"
+) -> Any:
+    """The model of a folder or a hub id, on the CPU, without its processor. mode: of packed layers.
 
     Raises UsageError and RunError if it cannot be loaded, or not to the last weight.
     """
     config, known = plan_of(place, source)
+    packed = getattr(config, "quantization_config", None)
+    if isinstance(packed, dict) and packed.get("quant_method") == METHOD:
+        packed["mode"] = mode
     with explained(source):
         model, loaded = known.from_pretrained(
             place, config=config, dtype=dtype or "auto", output_loading_info=True, **_safely(place)

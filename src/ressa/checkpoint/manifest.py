@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from ressa.errors import UsageError
 from ressa.files import write_json
+from ressa.runtime.format import is_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,12 @@ class Manifest(BaseModel):
 
 def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, "Tensor"]) -> None:
     """Write both files. masks: layer name → bool (out, in), True = kept."""
+    write_masks(folder, masks)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def write_masks(folder: Path, masks: Mapping[str, "Tensor"]) -> None:
+    """Write the masks, one bit a weight. masks: layer name → bool (out, in), True = kept."""
     from safetensors.torch import save_file  # PyTorch is not imported to read a manifest
 
     from ressa.sparsity import as_packed
@@ -70,7 +77,6 @@ def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, "Tensor
     # In one entry, as safetensors writes several in an order that differs from run to run.
     widths = {name: at_rest.width(name) for name in at_rest}
     save_file(packed, folder / MASKS, metadata={"widths": json.dumps(widths)})
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -87,21 +93,33 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def read_masks(folder: str | Path) -> "PackedMasks":
-    """Layer name → bool (out, in), True = kept. Raises UsageError if none are there, or none can be read."""
+    """Layer name → bool (out, in), True = kept; of packed weights their own positions, in the manifest's order.
+
+    Raises UsageError if none are there, or none can be read.
+    """
+    from ressa.checkpoint.stored import StoredTensors
+    from ressa.runtime.packing import mask_bytes
     from ressa.sparsity import PackedMasks
 
-    path = Path(folder) / MASKS
+    path, masks = Path(folder) / MASKS, PackedMasks()
+    if is_packed(folder):
+        stored = StoredTensors(folder)
+        for report in read_manifest(folder).layers:
+            if report.tensor in stored.packed:
+                packed = stored.packed_weight(report.tensor)
+                masks.add(report.name, mask_bytes(packed.positions, packed.form), packed.shape[1])
     if not path.is_file():
+        if masks:
+            return masks
         raise UsageError(f"{folder} has no {MASKS}: give a folder that ressa pruned or repaired.")
     try:
         with safe_open(path, "pt") as file:
             widths = json.loads(file.metadata()["widths"])
-            masks = PackedMasks()
             for name, width in widths.items():
                 packed = file.get_tensor(name)
                 if packed.ndim != 2 or packed.element_size() != 1 or packed.shape[1] != -(-width // 8):
                     raise ValueError(name)
                 masks.add(name, packed, width)
-            return masks
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no masks that this version of ressa reads: make it anew.") from error
+    return masks

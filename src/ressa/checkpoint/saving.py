@@ -20,6 +20,7 @@ from ressa.checkpoint.stored import StoredTensors, match_keys
 from ressa.checkpoint.streaming import StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.files import fresh_directory
+from ressa.runtime.linear import weight_of
 from ressa.sparsity import PackedMasks, as_packed
 
 
@@ -118,7 +119,7 @@ def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedM
     own, or does not keep to its pattern and mask."""
     anatomy = find_anatomy(model)
     modules: dict[str, Any] = dict(model.named_modules())
-    weights: dict[str, Tensor] = {name: modules[name].weight.detach() for name in anatomy.linears()}
+    weights: dict[str, Tensor] = {name: weight_of(modules[name]).detach() for name in anatomy.linears()}
     if foreign := sorted(set(plan) - set(weights)):
         raise RunError(f"The plan names {foreign[0]}, which this model does not have: prune again.")
     stored = StoredTensors(folder)
@@ -137,7 +138,7 @@ def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedM
         again: dict[str, Any] = dict(reload(folder).named_modules())
         for name in others:
             keys.pop(name, None)
-            found[name] = look(name, again[name].weight.detach())
+            found[name] = look(name, weight_of(again[name]).detach())
             if not found[name][1]:
                 raise RunError(
                     f"{name} was written with {found[name][0]} zeros that do not keep to its mask or the pattern "

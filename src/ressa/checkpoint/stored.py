@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ressa.checkpoint.place import CONFIG, read_config
 from ressa.errors import RunError, UsageError
+from ressa.runtime.format import MARKER, POSITIONS, SHAPE, WEIGHT, beside, is_packed
+from ressa.runtime.packing import PackedWeight
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -40,6 +42,7 @@ class Place:
 class StoredTensors(Mapping[str, Tensor]):
     """Key → tensor of `model.safetensors`, or of the shards that its index names. Reads on every access.
 
+    A packed weight is read as the weight that it stands for; what lies beside it has no key of its own here.
     Empty for a folder with pickled weights only, which transformers has to load as a whole.
     Raises UsageError for a folder without weights, RunError for an index that cannot be read.
     """
@@ -56,17 +59,46 @@ class StoredTensors(Mapping[str, Tensor]):
             raise UsageError(f"{folder} holds no model.safetensors: give the folder of a checkpoint.")
 
     def __getitem__(self, key: str) -> Tensor:
-        with self._open(self.files[key]) as file:
-            return file.get_tensor(key)
+        return self.packed_weight(key).dense() if key in self.packed else self._read(key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.files
+        return key in self.files and key not in self._companions
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
+        return (key for key in self.files if key not in self._companions)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.files) - len(self._companions)
+
+    @cached_property
+    def packed(self) -> frozenset[str]:
+        """The keys of packed weights. Raises RunError if a part of one is not there."""
+        if not is_packed(self.folder):
+            return frozenset()
+        stems = {
+            key.removesuffix(end) for end in (POSITIONS, SHAPE) for key in self.files if key.endswith(end)
+        }
+        keys = frozenset(f"{stem}{WEIGHT}" for stem in stems)
+        if missing := sorted({part for key in keys for part in (key, *beside(key))} - self.files.keys()):
+            raise RunError(f"{self.folder} holds no {missing[0]}: make or fetch it anew.")
+        return keys
+
+    @cached_property
+    def _companions(self) -> frozenset[str]:
+        marker = {MARKER} & self.files.keys()
+        return frozenset(marker.union(*(beside(key) for key in self.packed)))
+
+    def packed_weight(self, key: str) -> PackedWeight:
+        """A packed weight as it is stored. Raises RunError if its parts do not belong together."""
+        values, (positions, shape) = self._read(key), map(self._read, beside(key))
+        rows, width = shape.tolist() if shape.shape == (2,) else (0, 0)
+        packed = PackedWeight(values, positions, (rows, width), "2:4" if values.ndim == 2 else "bitmask")
+        packed.check(f"{key} in {self.folder}")
+        return packed
+
+    def _read(self, key: str) -> Tensor:
+        with self._open(self.files[key]) as file:
+            return file.get_tensor(key)
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -77,8 +109,9 @@ class StoredTensors(Mapping[str, Tensor]):
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Key → shape, from the files' headers."""
-        return {key: place.shape for key, place in self.places.items()}
+        """Key → shape, from the files' headers; of a packed weight that of what it stands for."""
+        shapes = {key: place.shape for key, place in self.places.items() if key in self}
+        return shapes | {key: tuple(self._read(beside(key)[1]).tolist()) for key in self.packed}
 
     def visit(self, keys: Collection[str], look: Callable[[str, Tensor], T]) -> dict[str, T]:
         """key → `look(key, tensor)` for each of `keys`, each read once, as fast as the disk gives them.

@@ -1,5 +1,6 @@
 """`ressa prune`: load, draw calibration samples, plan, prune, save."""
 
+from functools import partial
 from typing import Any
 
 from ressa.allocation import read_plan
@@ -38,7 +39,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import load, place_weights, save, size_of
+    from ressa.checkpoint import load, place_weights, save, save_packed, size_of
     from ressa.commands.planning import allocation_of, layers_to_prune, measures
     from ressa.data import batches
     from ressa.device import find_device
@@ -49,7 +50,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     device = find_device(recipe.device)
     meet(device)
     with watch.on("load"):
-        vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+        vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
     anatomy = find_anatomy(vlm.model)
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample)
@@ -121,7 +122,8 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             **made,
         )
         if is_first():
-            manifest = save(recipe.output, vlm, manifest=manifest, masks=result.masks, streamed=streamed)
+            store = partial(save_packed, work=work / "plain") if recipe.packed else save
+            manifest = store(recipe.output, vlm, manifest=manifest, masks=result.masks, streamed=streamed)
         meet(device)
     return _outcome(recipe, manifest, f"The pruned model is in {recipe.output}.")
 

@@ -1,6 +1,7 @@
 """`ressa repair`: load both models, draw training samples, train, save."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         follow_links=recipe.follow_links,
     )
     # What is wrong up to here is told before PyTorch is imported.
-    from ressa.checkpoint import check_fits, load, read_masks, save, size_of
+    from ressa.checkpoint import check_fits, load, read_masks, save, save_packed, size_of
     from ressa.fast_dtype import in_fast_dtype
     from ressa.repairing import repair
     from ressa.repairing.training import training_device
@@ -50,10 +51,10 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     device = training_device(config)
     masks = read_masks(recipe.model)
     dtype = find_dtype(recipe.dtype)
-    vlm = load(recipe.model, dtype=dtype)
+    vlm = load(recipe.model, dtype=dtype, unpack=True)
     check_fits(vlm.model, pruned.plan, masks)
     samples = fitting(samples, vlm, recipe.on_bad_sample)
-    dense = load(recipe.dense or pruned.source, dtype=dtype) if config.needs_teacher else None
+    dense = load(recipe.dense or pruned.source, dtype=dtype, unpack=True) if config.needs_teacher else None
     room = 2 * size_of(vlm.model)  # finished blocks and the result
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
@@ -84,7 +85,8 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             computed_in=computed_in,
         ).model_copy(update={"training": training})
         if is_first():
-            manifest = save(recipe.output, result.vlm, manifest=manifest, masks=masks)
+            store = partial(save_packed, work=work / "plain") if recipe.packed else save
+            manifest = store(recipe.output, result.vlm, manifest=manifest, masks=masks)
         meet(device)
     return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
 

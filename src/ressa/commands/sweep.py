@@ -55,7 +55,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     from ressa.sweep import sweep
 
     device = find_device(recipe.device)
-    vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+    vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
     if force:
         shutil.rmtree(output / "points", ignore_errors=True)
 

@@ -157,6 +157,10 @@ Dtype = Annotated[
         description="float32, bfloat16, float16, or auto: as saved, and computed in float32 where that is slow."
     ),
 ]
+Packed = Annotated[
+    bool,
+    Field(description="Store pruned weights packed, as small as they are (`ressa pack`, docs/format.md)."),
+]
 BatchSize = Annotated[Positive, Field(description="How many run at a time.")]
 
 Method = Annotated[str, AfterValidator(_known_method), Field(description="How weights are scored.")]

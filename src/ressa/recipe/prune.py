@@ -17,6 +17,7 @@ from ressa.recipe.fields import (
     Mixture,
     Model,
     OutputFolder,
+    Packed,
     PatternOrDense,
     PositiveFloat,
     Samples,
@@ -57,6 +58,7 @@ class PruneRecipe(DataRecipe):
     samples: Samples = 128
     batch_size: BatchSize = 16
     dtype: Dtype = "auto"
+    packed: Packed = False
     scope: Literal["layer", "global"] = "layer"
     """global: one threshold over the magnitudes of all layers."""
     tokens: Literal["all", "atv"] = "all"

@@ -16,6 +16,7 @@ from ressa.recipe.fields import (
     ModelName,
     Natural,
     OutputFolder,
+    Packed,
     Positive,
     PositiveFloat,
     Samples,
@@ -64,12 +65,14 @@ class RepairRecipe(DataRecipe):
     warm_start: bool = True
     """Let each block learn the dense block's outputs first, without labels; a second model is then in memory."""
     dtype: Dtype = "auto"
+    packed: Packed = False
     options: dict[str, Any] = Field(default_factory=dict)
     """Any other option of ressa.repairing.RepairConfig."""
 
     @model_validator(mode="after")
     def _check_options(self) -> "RepairRecipe":
-        self.config()
+        if not self.config().keeps_zeros and self.packed:
+            raise UsageError("A repair that fills the zeros leaves nothing to pack: leave out 'packed'.")
         return self
 
     def config(self) -> RepairConfig:

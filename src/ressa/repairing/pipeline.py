@@ -34,6 +34,7 @@ from ressa.repairing.weights import (
     restored,
     sparsity,
 )
+from ressa.runtime.quantizer import unpack_model
 from ressa.sparsity.mask import as_packed
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def repair(
     if not masks:
         raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
     model: nn.Module = pruned.model
+    unpack_model(model)
     masks = as_packed(masks)
     check_masks(model, masks)
     anatomy = find_anatomy(model)

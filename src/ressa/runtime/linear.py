@@ -160,3 +160,8 @@ class PackedLinear(nn.Module):
         super()._load_from_state_dict(*arguments)
         if prepared:
             self.prepare()
+
+
+def weight_of(linear: Any) -> Tensor:
+    """The weight (out, in) of a plain or a packed linear layer."""
+    return linear.dense() if isinstance(linear, PackedLinear) else linear.weight

@@ -57,7 +57,7 @@ class DenseWeight(PreparedWeight):
         return F.linear(x, self.weight, bias)
 
     def packed(self) -> PackedWeight:
-        return pack(self.weight, unpack_mask(self.packed_mask, self.weight.shape[1]))
+        return pack(self.weight, unpack_mask(self.packed_mask, self.weight.shape[1]), self.form)
 
     def dense(self) -> Tensor:
         return self.weight

@@ -3,6 +3,7 @@
 `import ressa` sees to it that this module is imported as soon as transformers' own quantizers are (`registration`).
 """
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,13 +14,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ressa.errors import UsageError
+from ressa.runtime.format import MARKER, METHOD, VERSION
 from ressa.runtime.linear import Mode, PackedLinear
-
-METHOD = "ressa"
-VERSION = 1
-# Where ressa is not imported, transformers stops at the first packed weight, whose shape is not the layer's, and
-# lists what it does not know. This name of an empty tensor is then the one line that says what to do.
-MARKER = "packed by ressa: `import ressa` before from_pretrained (pip install ressa)"
 
 
 @register_quantization_config(METHOD)
@@ -58,6 +54,7 @@ class PackedQuantizer(HfQuantizer):
     quantization_config: PackedConfig
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> Any:
+        self._dtypes = _dtypes_to_be(model)
         for listed, packed in self.quantization_config.layers.items():
             name = _find(model, listed)
             if name is None:  # a part of the model is loaded alone
@@ -79,11 +76,15 @@ class PackedQuantizer(HfQuantizer):
                 dtype=linear.weight.dtype,
             )
             model.set_submodule(name, layer)
-        ignored = list(model._keys_to_ignore_on_load_unexpected or ())
-        model._keys_to_ignore_on_load_unexpected = [*ignored, "^packed by ressa: "]
+        ignored = set(model._keys_to_ignore_on_load_unexpected or ())
+        model._keys_to_ignore_on_load_unexpected = ignored | {f"^{re.escape(MARKER)}$"}
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        # Up to 5.22 transformers leaves a quantised model's tensors in the dtype of the file where it renames keys.
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != self._dtypes.get(name, parameter.dtype):
+                parameter.data = parameter.data.to(self._dtypes[name])
         prepare_all(model)
         return model
 
@@ -128,6 +129,12 @@ def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
         list(pool.map(prepare, packed_layers(model).items()))
 
 
+def unpack_model(model: Any) -> None:
+    """Make a plain model of one that is packed, in place and bit for bit; any other stays as it is."""
+    if packed_layers(model):
+        model.dequantize() if hasattr(model, "hf_quantizer") else unpack_all(model)
+
+
 def unpack_all(model: nn.Module) -> nn.Module:
     """Put a plain nn.Linear, bit for bit, in the place of every packed layer."""
     for name, layer in packed_layers(model).items():
@@ -138,6 +145,17 @@ def unpack_all(model: nn.Module) -> nn.Module:
             linear.bias = nn.Parameter(layer.bias.detach())
         model.set_submodule(name, linear.train(layer.training))
     return model
+
+
+def _dtypes_to_be(model: Any) -> dict[str, torch.dtype]:
+    """Parameter → the dtype that it is to be loaded in, of those that have the dtype of a model not yet loaded."""
+    dtype = model.dtype
+    plan = {glob.replace("*", ".*"): kept for glob, kept in model._get_dtype_plan(dtype).items()}
+    return {
+        name: next((kept for pattern, kept in plan.items() if re.search(pattern, name)), dtype)
+        for name, parameter in model.named_parameters()
+        if parameter.dtype == dtype
+    }
 
 
 def _find(model: Any, listed: str) -> str | None:
