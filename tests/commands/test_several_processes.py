@@ -1,4 +1,4 @@
-"""`ressa repair` under torchrun: one folder, written once, the same as from one process."""
+"""`ressa prune` and `ressa repair` under torchrun: one folder, written once, the same as from one process."""
 
 import json
 import os
@@ -11,6 +11,37 @@ import torch
 from safetensors.torch import load_file
 
 
+def in_two(command) -> subprocess.CompletedProcess:
+    """One command line in two processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ressa"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, command)],
+        capture_output=True, text=True, env=environment, timeout=240, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "method"), [("llava", "wanda"), ("instructblip", "sparsegpt"), ("llava", "dsnot")]
+)
+def test_two_processes_prune_as_one_does(ressa, world, model, method, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = ["prune", getattr(world, model), "--calibration", world.data, "--samples", 6, "--batch-size", 2]
+    options += ["--method", method, "--connector", "2:4", "--language", "0.5", "--device", "cpu"]
+    assert ressa(*options, "-o", one).status == 0
+    done = in_two([*options, "-o", two])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The pruned model is in") == 1
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+    assert sorted(os.listdir(one)) == sorted(os.listdir(two))
+    masks, again = (load_file(folder / "ressa_masks.safetensors") for folder in (one, two))
+    assert masks.keys() == again.keys()
+    assert all(torch.equal(again[name], mask) for name, mask in masks.items())
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, two))
+    for name, weight in ours.items():
+        torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
+
+
 def test_two_processes_write_one_folder(ressa, world, tmp_path):
     pruned, one, two = (tmp_path / name for name in ("pruned", "one", "two"))
     calibration = ("--calibration", world.data, "--samples", 4)
@@ -19,12 +50,7 @@ def test_two_processes_write_one_folder(ressa, world, tmp_path):
     options += ["--option", "precision=fp32"]
     assert ressa(*options, "-o", one, "--batch-size", 4).status == 0
     command = [*options, "-o", two, "--batch-size", 2, "--json", tmp_path / "two.json"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ressa"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, *map(str, command)],
-        capture_output=True, text=True, env=environment, timeout=240, check=False,
-    )  # fmt: skip
+    done = in_two(command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("The repaired model is in") == 1
     assert sorted(os.listdir(tmp_path)) == ["one", "pruned", "two", "two.json"]

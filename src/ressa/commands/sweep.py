@@ -12,7 +12,6 @@ from ressa.data import Sample
 from ressa.errors import UsageError
 from ressa.evaluation import draw
 from ressa.files import write_json
-from ressa.methods import get_method
 from ressa.recipe import SweepRecipe
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     from ressa.device import find_device
     from ressa.evaluation import score
     from ressa.fast_dtype import in_fast_dtype
+    from ressa.methods import get_method
     from ressa.report.sweep import sweep_figure, sweep_table, write_csv
     from ressa.sweep import sweep
 
