@@ -1,0 +1,127 @@
+"""Which variant of a kernel is fastest for a layer and a number of tokens: all that fit, timed on this card.
+
+Times are those of decoding: many layers' weights one after the other in a CUDA graph, so that none is in the L2
+cache when its turn comes.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ressa.errors import RunError
+from ressa.files import write_json
+from ressa.runtime.kernels import driver, launches, variants
+from ressa.runtime.kernels.sparse24 import FEW_TOKENS, Blocks24, SplitBlocks
+from ressa.runtime.kernels.variants import MOST_TOKENS, Decode24, Prefill24
+
+Weight = Blocks24 | SplitBlocks
+_Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
+
+_MOST_ERROR = 2e-2  # of a variant's output against the unpacked weight's, relative: beyond, it is broken
+
+
+def time_in_graph(calls: Sequence[Callable[[], object]], rounds: int = 11) -> float:
+    """Median microseconds of one of the calls, all captured into one CUDA graph and replayed."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    return time_events(graph.replay, rounds) / len(calls)
+
+
+def time_events(run: Callable[[], object], rounds: int) -> float:
+    """Median microseconds of a run by the device's own clock, after one that does not count."""
+    run()
+    times = []
+    for _ in range(rounds):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3)
+    return median(times)
+
+
+def tunable(weight: Weight, tokens: int) -> bool:
+    """Whether there is anything to choose; beyond few tokens a weight of any pattern is unpacked."""
+    if isinstance(weight, SplitBlocks):
+        return tokens <= FEW_TOKENS
+    return tokens <= MOST_TOKENS or launches.has_prefill(weight.blocks.get_device())
+
+
+def ranking(weights: Sequence[Weight], tokens: int) -> list[tuple[float, Any]]:
+    """(microseconds, variant) of all that fit, fastest first. weights: some of one shape, together larger than L2.
+
+    Raises RunError if a variant's results are wrong.
+    """
+    rows, columns = weights[0].shape
+    like = weights[0].weight
+    x = torch.randn(tokens, columns, dtype=like.dtype, device=like.device)
+    exact = torch.nn.functional.linear(x.float(), weights[0].dense().float())
+    y = torch.empty(tokens, rows, dtype=like.dtype, device=like.device)
+    found = []
+    for variant, run in _cases(weights[0], tokens, x):
+        y.fill_(torch.nan)
+        run(weights[0], x, y)
+        wrong = float((y - exact).norm() / exact.norm())
+        if not wrong < _MOST_ERROR:
+            raise RunError(f"{variant} is wrong on {tokens} tokens of {rows} × {columns}: error {wrong:.1e}.")
+        calls = [lambda run=run, weight=weight: run(weight, x, y) for weight in weights]
+        found.append((time_in_graph(calls, rounds=5), variant))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _cases(weight: Weight, tokens: int, x: Tensor) -> list[_Case]:
+    rows, columns = weight.shape
+    device = x.get_device()
+    limit = driver.shared_limit(device)
+    shape = (rows, columns, columns, x.dtype, device)
+    if tokens > variants.MOST_TOKENS:
+        prefill = [variant for variant in variants.prefill24_candidates() if variant.shared <= limit]
+        return [(v, _many(launches.prefill_with(v, *shape, tokens))) for v in prefill]
+    if isinstance(weight, SplitBlocks):
+        bytes_ = weight.record_bytes
+        split = variants.split24_candidates(tokens, columns, bytes_, limit)
+        return [(v, _few(launches.decode_with(v, *shape, bytes_, tokens))) for v in split]
+    decode = variants.decode24_candidates(tokens, columns, limit)
+    return [(v, _few(launches.decode_with(v, *shape, 0, tokens))) for v in decode]
+
+
+def _few(launch: launches.Few) -> Callable[[Weight, Tensor, Tensor], None]:
+    def run(weight: Weight, x: Tensor, y: Tensor) -> None:
+        if isinstance(weight, SplitBlocks):
+            launch(x, weight.blocks, weight.records, weight.offsets, None, y)
+        else:
+            launch(x, weight.blocks, None, None, None, y)
+
+    return run
+
+
+def _many(launch: launches.Many) -> Callable[[Weight, Tensor, Tensor], None]:
+    return lambda weight, x, y: launch(x, weight.blocks, None, y)
+
+
+def keep(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Write entries (`variants.entry`) by kernel into the user's table, in place of those for the same case."""
+    table = variants.user_table()
+    for kernel, entries in found.items():
+        cases = {_case(entry) for entry in entries}
+        table[kernel] = [old for old in table.get(kernel, []) if _case(old) not in cases] + entries
+    write_json(variants.user_table_path(), table)
+    variants.forget()
+    launches.forget()
+
+
+def _case(entry: dict[str, Any]) -> tuple[int, int, int]:
+    return entry["rows"], entry["columns"], entry["tokens"]

@@ -1,0 +1,221 @@
+"""The sizes in which each kernel can be compiled and launched, and which of them a layer and a number of tokens get.
+
+The choice is a table, `variants.json`, measured on an H100; the nearest measured shape decides. Of entries for one case
+the first that fits is taken: for split weights those measured at 70 % sparsity, which take more memory a weight, stand
+before those at 50 %. The user's own measurements (`tuning`) lie in the cache folder and come first.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from ressa.runtime.kernels import layout24, nvrtc, split
+
+MOST_TOKENS = 64  # that the kernels for few tokens take in one launch
+
+
+@dataclass(frozen=True)
+class Decode24:
+    """cuda/decode24.cu: tiles of 8 tokens; blocks of 32 rows a warp; warps along rows and along k; stages of a ring;
+    CTAs an SM asked of the compiler; CTAs of a cluster, which split k."""
+
+    kernel: ClassVar[str] = "decode24"
+    UNIT: ClassVar[int] = 1
+    RECORDS: ClassVar[int] = 0
+    token_tiles: int
+    row_blocks: int
+    warps_m: int
+    warps_k: int
+    stages: int
+    ctas: int
+    splits: int
+
+    @property
+    def warps(self) -> int:
+        return self.warps_m * self.warps_k
+
+    @property
+    def rows(self) -> int:
+        """Of a CTA."""
+        return self.warps_m * self.row_blocks * 32
+
+    def x_bytes(self, columns: int) -> int:
+        """Of shared memory for one token."""
+        units = -(-columns // (layout24.COLUMNS * self.UNIT))
+        return -(-units // self.splits) * self.UNIT * layout24.COLUMNS * 2 + 16
+
+    def shared(self, tokens: int, columns: int, record_bytes: int) -> int:
+        """Bytes of a CTA's dynamic shared memory. record_bytes: of the longest record, where there are any."""
+        stages = self.stages * layout24.BLOCK_BYTES + self.RECORDS * record_bytes
+        loop = self.warps * self.row_blocks * stages + tokens * self.x_bytes(columns)
+        sums = self.warps * self.token_tiles * 8 * (self.row_blocks * 32 + 4) * 4
+        if self.splits > 1 and self.warps_k > 1:
+            sums += tokens * self.rows * 4
+        return 1024 + max(loop, sums)
+
+    def fits(self, tokens: int, columns: int, record_bytes: int, limit: int) -> bool:
+        return (
+            tokens <= 8 * self.token_tiles
+            and self.splits <= -(-columns // (layout24.COLUMNS * self.UNIT))
+            and self.shared(tokens, columns, record_bytes) <= limit
+        )
+
+    def macros(self) -> dict[str, int]:
+        return {
+            "RESIDUAL": int(self.RECORDS > 0),
+            "TOKEN_TILES": self.token_tiles,
+            "ROW_BLOCKS": self.row_blocks,
+            "WARPS_M": self.warps_m,
+            "WARPS_K": self.warps_k,
+            "STAGES": self.stages,
+            "CTAS": self.ctas,
+        }
+
+
+@dataclass(frozen=True)
+class Split24(Decode24):
+    """The same with RESIDUAL, for weights of any pattern: a warp takes four blocks of columns at a time and has two
+    records in memory."""
+
+    kernel: ClassVar[str] = "split24"
+    UNIT: ClassVar[int] = split.BLOCKS
+    RECORDS: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Prefill24:
+    """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages."""
+
+    kernel: ClassVar[str] = "prefill24"
+    TOKENS: ClassVar[int] = 128
+    warpgroups: int
+    cluster_m: int
+    cluster_n: int
+    stages: int
+
+    @property
+    def shared(self) -> int:
+        stage = self.TOKENS * 128 + 4 * self.warpgroups * layout24.BLOCK_BYTES
+        results = 4 * self.warpgroups * self.TOKENS * 80
+        return 1024 + max(self.stages * (-(-stage // 1024) * 1024 + 16), results)
+
+    def macros(self) -> dict[str, int]:
+        return {
+            "WARPGROUPS": self.warpgroups,
+            "CLUSTER_M": self.cluster_m,
+            "CLUSTER_N": self.cluster_n,
+            "STAGES": self.stages,
+        }
+
+
+Variant = TypeVar("Variant", bound=Decode24 | Prefill24)
+
+
+def choose(
+    shape: tuple[int, int], tokens: int, candidates: Iterable[Variant], allowed: Callable[[Variant], bool]
+) -> Variant | None:
+    """The variant measured best for the nearest shape (out, in) and number of tokens, of those that are allowed.
+
+    candidates: all that fit, taken in this order where none of the table is allowed. None where there are none.
+    """
+    fitting = [variant for variant in candidates if allowed(variant)]
+    if not fitting:
+        return None
+    kind = type(fitting[0])
+
+    def distance(entry: dict[str, Any]) -> float:
+        return sum(
+            abs(math.log2(wanted / there))
+            for wanted, there in (
+                (shape[0], entry["rows"]),
+                (shape[1], entry["columns"]),
+                (tokens, entry["tokens"]),
+            )
+        )
+
+    for entry in sorted(_table(kind.kernel), key=distance):
+        variant = kind(*entry["variant"])
+        if variant in fitting:
+            return variant
+    return fitting[0]
+
+
+@lru_cache
+def _table(kernel: str) -> list[dict[str, Any]]:
+    """The user's entries for this card first, so that of equally near ones theirs is taken."""
+    shipped = json.loads(files("ressa.runtime.kernels").joinpath("variants.json").read_text(encoding="utf-8"))
+    return [*(user_table().get(kernel) or []), *shipped[kernel]]
+
+
+def user_table() -> dict[str, list[dict[str, Any]]]:
+    """What `ressa bench --tune` found on this machine's card; empty where it was never run."""
+    path = user_table_path()
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def user_table_path() -> "Any":
+    name = (
+        torch.cuda.get_device_name().replace(" ", "-").replace("/", "-")
+        if torch.cuda.is_available()
+        else "cpu"
+    )
+    return nvrtc.cache_folder() / f"variants-{name}.json"
+
+
+def forget() -> None:
+    """Read the tables anew."""
+    _table.cache_clear()
+
+
+def entry(shape: tuple[int, int], tokens: int, variant: Decode24 | Prefill24) -> dict[str, Any]:
+    """One line of a table."""
+    return {"rows": shape[0], "columns": shape[1], "tokens": tokens, "variant": list(astuple(variant))}
+
+
+@cache
+def _decode24_sizes() -> tuple[tuple[int, ...], ...]:
+    """What tuning tries: token tiles, row blocks, warps along rows and k, stages, CTAs an SM."""
+    return (
+        (1, 1, 1, 8, 4, 2), (1, 1, 1, 8, 3, 3), (1, 2, 1, 8, 3, 2), (1, 2, 1, 8, 2, 3), (1, 1, 1, 4, 6, 4),
+        (1, 2, 1, 4, 4, 4), (1, 1, 1, 16, 3, 2), (1, 2, 1, 16, 2, 1), (1, 1, 2, 4, 4, 3), (1, 1, 4, 4, 3, 2),
+        (1, 2, 2, 4, 3, 2), (1, 1, 2, 8, 4, 1),
+        (2, 1, 1, 8, 4, 2), (2, 2, 1, 8, 2, 2), (2, 2, 2, 4, 2, 3), (2, 2, 2, 4, 3, 2), (2, 1, 2, 8, 3, 1),
+        (2, 1, 4, 4, 3, 1), (2, 1, 4, 2, 4, 3), (2, 2, 4, 2, 2, 2), (2, 1, 2, 4, 4, 2),
+        (4, 1, 8, 1, 4, 2), (4, 2, 4, 2, 2, 2), (4, 2, 8, 1, 2, 2), (4, 1, 4, 2, 4, 2), (4, 1, 4, 4, 3, 1),
+        (4, 2, 4, 4, 2, 1), (4, 1, 8, 2, 3, 1), (4, 2, 4, 1, 4, 3),
+        (8, 1, 8, 1, 3, 2), (8, 1, 8, 1, 4, 1), (8, 2, 8, 1, 2, 1), (8, 1, 4, 2, 4, 1), (8, 1, 8, 2, 3, 1),
+        (8, 1, 16, 1, 3, 1), (8, 1, 4, 1, 6, 2), (8, 1, 8, 1, 2, 2), (8, 1, 4, 1, 4, 2),
+    )  # fmt: skip
+
+
+def decode24_candidates(tokens: int, columns: int, limit: int) -> Iterator[Decode24]:
+    for sizes in _sizes(tokens):
+        variant = Decode24(*sizes)
+        if variant.fits(tokens, columns, 0, limit):
+            yield variant
+
+
+def split24_candidates(tokens: int, columns: int, record_bytes: int, limit: int) -> Iterator[Split24]:
+    for sizes in _sizes(tokens):
+        variant = Split24(*sizes)
+        if variant.fits(tokens, columns, record_bytes, limit):
+            yield variant
+
+
+def _sizes(tokens: int) -> Iterator[tuple[int, ...]]:
+    tiles = 1 << max(0, -(-tokens // 8) - 1).bit_length()
+    for sizes in _decode24_sizes():
+        if sizes[0] == tiles:
+            yield from ((*sizes, splits) for splits in (1, 2, 4, 8))
+
+
+def prefill24_candidates() -> Iterator[Prefill24]:
+    for warpgroups, stages in ((2, 5), (1, 6), (1, 4)):
+        for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2), (2, 2)):
+            yield Prefill24(warpgroups, cluster_m, cluster_n, stages)

@@ -1,0 +1,105 @@
+"""Weights laid out for the kernels multiply as they should when their instructions are emulated, and come back."""
+
+import numpy as np
+import pytest
+import torch
+from cases import SHAPES, mask_24, mask_any, packed
+from emulation import sparse_product
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ressa.runtime.kernels import layout24, split
+
+SMALL = [shape for shape in SHAPES if shape[0] * shape[1] <= 64 * 512]
+
+
+def as_floats(words: torch.Tensor) -> np.ndarray:
+    """int32 words (…) of two float16 values → (…, 2)."""
+    return words.contiguous().numpy().view(np.float16).reshape(*words.shape, 2).astype(np.float64)
+
+
+def as_words(words: torch.Tensor) -> np.ndarray:
+    return words.contiguous().numpy().view(np.uint32)
+
+
+def padded(x: np.ndarray, columns: int) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, columns - x.shape[1])))
+
+
+def products_of_blocks(blocks: torch.Tensor, x: np.ndarray) -> np.ndarray:
+    """x (8, columns) times the 2:4 weight that lies in these blocks, transposed, as the kernels compute it."""
+    high, wide, _ = blocks.shape
+    y, x_padded = np.zeros((8, high * 32)), padded(x, wide * 64)
+    for row, column in np.ndindex(high, wide):
+        block = blocks[row, column]
+        metadata = as_words(block[1024:].view(torch.int32)).reshape(32, 2)
+        for step, tile in np.ndindex(2, 2):
+            begin = (step * 2 + tile) * 256
+            registers = as_floats(block[begin : begin + 256].view(torch.int32).view(32, 4))
+            part = x_padded[:, column * 64 + step * 32 :][:, :32].T
+            y[:, row * 32 + tile * 16 :][:, :16] += sparse_product(registers, part, metadata[:, step], tile).T
+    return y
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+def test_blocks_multiply_as_the_weight_does(shape):
+    torch.manual_seed(0)
+    weight = packed(mask_24(*shape), torch.float16)
+    x = np.random.default_rng(0).standard_normal((8, shape[1]))
+    y = products_of_blocks(layout24.to_blocks(weight.values, weight.positions), x)
+    np.testing.assert_allclose(y[:, : shape[0]], x @ weight.dense().double().numpy().T, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8])
+def test_blocks_and_the_rest_multiply_as_the_weight_does(shape, sparsity):
+    torch.manual_seed(0)
+    mask = mask_any(*shape, sparsity)
+    dense = packed(mask, torch.float16).dense()
+    parts = split.to_split(dense, mask)
+    x = np.random.default_rng(0).standard_normal((8, shape[1]))
+    y = products_of_blocks(parts.blocks, x)
+    high, wide, _ = parts.blocks.shape
+    row_records = -(-wide // split.BLOCKS)
+    x_padded = padded(x, wide * 64)
+    last_two = np.full(32, 0xEEEEEEEE)  # columns 2 and 3 of every group
+    for row, record in np.ndindex(high, row_records):
+        begin, end = (int(offset) for offset in parts.offsets[row * row_records + record :][:2])
+        content = parts.records[begin:end]
+        masks = as_words(content[: split.MASK_ROWS]).reshape(32, 2)
+        places = np.full(32, split.MASK_ROWS)
+        for block in range(min(split.BLOCKS, wide - record * split.BLOCKS)):
+            groups = np.zeros((32, 16, 2))  # lane, group
+            for lane in range(32):
+                bits = int(masks[lane, block // 2]) >> block % 2 * 16
+                for group in range(16):
+                    if bits >> group & 1:
+                        groups[lane, group] = as_floats(content[places[lane], lane : lane + 1])[0]
+                        places[lane] += 1
+            for step, tile in np.ndindex(2, 2):
+                first = step * 8 + tile * 4
+                part = x_padded[:, (record * split.BLOCKS + block) * 64 + step * 32 :][:, :32].T
+                found = sparse_product(groups[:, first : first + 4], part, last_two, tile)
+                y[:, row * 32 + tile * 16 :][:, :16] += found.T
+        assert places.max() == end - begin, "a record is as long as its fullest lane"
+    np.testing.assert_allclose(y[:, : shape[0]], x @ dense.double().numpy().T, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 10), st.integers(0, 2**32))
+def test_every_bit_comes_back(dtype, rows, groups, tenths, seed):
+    torch.manual_seed(seed)
+    weight = packed(mask_24(rows, 4 * groups), dtype)
+    values, positions = layout24.from_blocks(
+        layout24.to_blocks(weight.values, weight.positions), *weight.shape, dtype
+    )
+    assert torch.equal(values.view(torch.int16), weight.values.view(torch.int16))
+    assert torch.equal(positions, weight.positions)
+    mask = mask_any(rows, 3 * groups, tenths / 10)
+    dense = packed(mask, dtype).dense()
+    if mask.any():
+        dense[tuple(mask.nonzero()[0])] = 0.0  # kept all the same
+    back, its_mask = split.from_split(split.to_split(dense, mask), *mask.shape, dtype)
+    assert torch.equal(back.view(torch.int16), dense.view(torch.int16))
+    assert torch.equal(its_mask, mask)

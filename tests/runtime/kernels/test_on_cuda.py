@@ -1,0 +1,160 @@
+"""The runtime's kernels on a GPU compute what fp64 does, whatever the shape, dtype, pattern and number of tokens."""
+
+import pytest
+import torch
+from cases import SHAPES, mask_24, mask_any, packed
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+
+from ressa.runtime import kernels
+from ressa.runtime.kernels import driver, launches, sparse24, variants
+from ressa.runtime.linear import PackedLinear
+
+if not kernels.supported(torch.device("cuda"), torch.float16):
+    pytest.skip("needs a GPU that the kernels are for, and NVRTC", allow_module_level=True)
+
+DTYPES = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
+TOKENS = [1, 2, 3, 8, 9, 16, 31, 64, 65, 129, 300]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def poison() -> None:
+    """Fill the memory that the next outputs will be given with NaN."""
+    torch.full((1 << 22,), torch.nan, device="cuda")
+
+
+def check(layer: PackedLinear, tokens: int, bound: float, *, stride: int = 0) -> None:
+    columns = layer.in_features
+    x = torch.randn(tokens, columns + stride, device="cuda").to(layer.weight.dtype)[:, :columns]
+    exact = x.double() @ layer.dense().double().T
+    if layer.bias is not None:
+        exact += layer.bias.double()
+    poison()
+    y = layer(x)
+    error = float((y.double() - exact).norm() / exact.norm().clamp_min(1e-30))
+    assert error < bound, f"{tokens} tokens: {error:.1e}"
+    poison()
+    assert torch.equal(layer(x), y), "two runs agree bit for bit"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", ["2:4", "bitmask 0.3", "bitmask 0.5", "bitmask 0.7", "bitmask 0.95"])
+def test_results_are_those_of_fp64(form, shape, dtype):
+    mask = mask_24(*shape) if form == "2:4" else mask_any(*shape, float(form.split()[1]))
+    weight = packed(mask, dtype, "cuda")
+    bias = torch.randn(shape[0], device="cuda").to(dtype) if shape[0] % 2 else None
+    layer = PackedLinear.of(weight, bias)
+    kind = sparse24.Blocks24 if weight.form == "2:4" else sparse24.SplitBlocks
+    if not isinstance(layer.prepared, kind):
+        layer.prepared = kind(weight)
+    assert torch.equal(layer.dense().view(torch.int16), weight.dense().view(torch.int16))
+    back = layer.packed()
+    assert torch.equal(back.values.view(torch.int16), weight.values.view(torch.int16))
+    assert torch.equal(back.positions, weight.positions)
+    for tokens in TOKENS:
+        check(layer, tokens, DTYPES[dtype])
+    check(layer, 5, DTYPES[dtype], stride=8)
+    check(layer, 5, DTYPES[dtype], stride=3)
+    assert layer(torch.empty(2, 0, shape[1], dtype=dtype, device="cuda")).shape == (2, 0, shape[0])
+
+
+@pytest.mark.parametrize("mask", ["rows", "columns", "lanes", "empty"])
+def test_masks_that_give_some_lanes_more_than_others(mask):
+    kept = torch.zeros(128, 2048, dtype=torch.bool)
+    if mask == "rows":
+        kept[::2] = True
+    elif mask == "columns":
+        kept[:, 512:] = True
+    elif mask == "lanes":
+        kept[::8, :] = torch.rand(16, 2048) < 0.9
+        kept[1::8, ::3] = True
+    weight = packed(kept, torch.bfloat16, "cuda")
+    layer = PackedLinear.of(weight)
+    layer.prepared = sparse24.SplitBlocks(weight)
+    assert torch.equal(layer.dense(), weight.dense())
+    if mask == "empty":
+        assert not layer(torch.randn(3, 2048, device="cuda", dtype=torch.bfloat16)).any()
+    else:
+        check(layer, 3, 4e-3)
+
+
+def everything(shape, tokens):
+    limit = driver.shared_limit(0)
+    if tokens > variants.MOST_TOKENS:
+        return [v for v in variants.prefill24_candidates() if v.shared <= limit]
+    return list(variants.decode24_candidates(tokens, shape[1], limit))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61, 200])
+@pytest.mark.parametrize("shape", [(1024, 2048), (416, 1280), (8192, 1024)], ids=str)
+def test_every_variant_of_24(shape, tokens):
+    weight = sparse24.Blocks24(packed(mask_24(*shape), torch.bfloat16, "cuda"))
+    x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
+    exact = x.double() @ weight.dense().double().T
+    for variant in everything(shape, tokens):
+        y = torch.full((tokens, shape[0]), torch.nan, device="cuda", dtype=torch.bfloat16)
+        if isinstance(variant, variants.Prefill24):
+            launches.prefill_with(variant, *shape, shape[1], x.dtype, 0, tokens)(x, weight.blocks, None, y)
+        else:
+            run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, 0, tokens)
+            run(x, weight.blocks, None, None, None, y)
+        assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 13, 32])
+@pytest.mark.parametrize("shape", [(416, 2048), (8192, 1024)], ids=str)
+def test_every_variant_of_split(shape, tokens):
+    weight = sparse24.SplitBlocks(packed(mask_any(*shape, 0.6), torch.bfloat16, "cuda"))
+    x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
+    exact = x.double() @ weight.dense().double().T
+    longest = weight.record_bytes
+    for variant in variants.split24_candidates(tokens, shape[1], longest, driver.shared_limit(0)):
+        y = torch.full((tokens, shape[0]), torch.nan, device="cuda", dtype=torch.bfloat16)
+        run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, longest, tokens)
+        run(x, weight.blocks, weight.records, weight.offsets, None, y)
+        assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
+
+
+@pytest.mark.parametrize("form", ["2:4", "bitmask"])
+def test_compile_and_graphs(form):
+    mask = mask_24(256, 512) if form == "2:4" else mask_any(256, 512, 0.6)
+    layer = PackedLinear.of(packed(mask, torch.bfloat16, "cuda"))
+    x = torch.randn(4, 512, device="cuda", dtype=torch.bfloat16)
+    expected = layer(x)
+    assert torch.equal(torch.compile(layer, fullgraph=True)(x), expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert torch.equal(y, layer(x))
+
+
+def test_portable_copies_compute_the_same(monkeypatch):
+    """Those of sm_80 and sm_89, which an H100 can run too."""
+    compiled = driver.nvrtc.compiled
+    monkeypatch.setattr(
+        driver.nvrtc, "compiled", lambda source, macros, arch: compiled(source, {**macros, "BULK": 0}, arch)
+    )
+    for cached in (driver._function, launches.few_tokens):
+        cached.cache_clear()
+    shape = (288, 1096)
+    for mask in (mask_24(*shape), mask_any(*shape, 0.7)):
+        layer = PackedLinear.of(packed(mask, torch.bfloat16, "cuda"))
+        for tokens in (1, 7, 30):
+            check(layer, tokens, 4e-3)
+    for cached in (driver._function, launches.few_tokens):
+        cached.cache_clear()
+
+
+def test_an_input_that_learns_gets_its_gradient():
+    layer = PackedLinear.of(packed(mask_24(64, 128), torch.bfloat16, "cuda"))
+    x = torch.randn(3, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.dense().sum(0).expand(3, -1), rtol=2e-2, atol=2e-2)

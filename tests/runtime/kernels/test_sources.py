@@ -1,0 +1,88 @@
+"""The kernels' sources compile for every architecture, in every size that can be chosen, where NVRTC is installed."""
+
+import re
+
+import pytest
+import torch
+
+from ressa.errors import RunError
+from ressa.runtime import kernels
+from ressa.runtime.kernels import nvrtc, variants
+
+needs_nvrtc = pytest.mark.skipif(
+    not nvrtc.available(), reason="NVRTC is not installed (pip install ressa[nvrtc])"
+)
+SHARED = 232_448  # bytes that a CTA may have on sm_90
+SIZES = [
+    variants.Decode24(1, 1, 1, 8, 4, 2, 1),
+    variants.Decode24(8, 1, 8, 1, 3, 2, 4),
+    variants.Split24(1, 1, 1, 8, 4, 2, 1),
+    variants.Split24(4, 2, 8, 1, 2, 2, 4),
+]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
+def test_sources_compile(architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sources = [("decode24", size.macros()) for size in SIZES]
+    sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1})]
+    if architecture == "sm_90a":
+        sources.append(("prefill24", variants.Prefill24(2, 1, 2, 5).macros()))
+    for bf16, (source, macros) in enumerate(sources):
+        cubin = nvrtc.compiled(source, {"BF16": bf16 % 2, **macros}, architecture)
+        assert cubin.startswith(b"\x7fELF")
+
+
+@needs_nvrtc
+def test_what_was_compiled_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    nvrtc._say_once.cache_clear()
+    first = nvrtc.compiled("unpack24", {"BF16": 1, "RESIDUAL": 0}, "sm_90a")
+    assert "compiling kernels for sm_90a" in capsys.readouterr().err
+    monkeypatch.setattr(nvrtc, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert nvrtc.compiled("unpack24", {"BF16": 1, "RESIDUAL": 0}, "sm_90a") == first
+    with pytest.raises(pytest.fail.Exception):
+        nvrtc.compiled("unpack24", {"BF16": 1, "RESIDUAL": 1}, "sm_90a")
+
+
+@needs_nvrtc
+def test_what_does_not_compile_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(RunError, match=re.compile("could not compile decode24.*TOKEN_TILES", re.DOTALL)):
+        nvrtc.compiled("decode24", {"BF16": 1, "RESIDUAL": 0}, "sm_90a")
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 8, 16, 33, 64])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (4096, 4096), (4096, 11008), (28672, 8192), (1000, 1152)], ids=str
+)
+def test_a_variant_is_chosen_for_any_layer(shape, tokens):
+    candidates = list(variants.decode24_candidates(tokens, shape[1], SHARED))
+    chosen = variants.choose(shape, tokens, candidates, lambda _: True)
+    if chosen is None:  # x does not fit: the tokens are taken in parts
+        assert not candidates
+        assert shape[1] * tokens > 400_000
+    else:
+        assert chosen.fits(tokens, shape[1], 0, SHARED)
+    one_cta = variants.choose(shape, tokens, candidates, lambda variant: variant.splits == 1)
+    assert one_cta is None or one_cta.splits == 1
+
+
+def test_a_table_of_the_user_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    candidates = list(variants.decode24_candidates(1, 4096, SHARED))
+    variants.forget()
+    shipped = variants.choose((4096, 4096), 1, candidates, lambda _: True)
+    wanted = next(variant for variant in candidates if variant != shipped)
+    from ressa.runtime.kernels import tuning
+
+    tuning.keep({"decode24": [variants.entry((4096, 4096), 1, wanted)]})
+    assert variants.choose((4096, 4096), 1, candidates, lambda _: True) == wanted
+    tuning.keep({"decode24": [variants.entry((4096, 4096), 1, shipped)]})
+    assert variants.choose((4096, 4096), 1, candidates, lambda _: True) == shipped
+    variants.forget()
+
+
+def test_a_cpu_has_no_kernels():
+    assert not kernels.supported(torch.device("cpu"), torch.bfloat16)
