@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -292,6 +292,63 @@ def unpack(
     from ressa.commands.pack import unpack_model
 
     _show([unpack_model(model, output, force=force)], json_target)
+
+
+@app.command()
+@interruptible
+def bench(
+    model: Annotated[str, typer.Argument(help="A folder that ressa pruned, repaired or packed.")],
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-sizes", help="How many images at a time, separated by commas.")
+    ] = "1",
+    new_tokens: Annotated[int, typer.Option("--new-tokens", help="How many tokens are written.")] = 32,
+    rounds: Annotated[int, typer.Option("--rounds", help="Generations that count; medians are shown.")] = 3,
+    static: Annotated[
+        bool,
+        typer.Option(
+            "--static/--no-static",
+            help="A static cache: on a GPU the decoding step is then compiled, which takes minutes at first.",
+        ),
+    ] = False,
+    mode: Annotated[
+        Literal["auto", "packed", "dense"],
+        typer.Option("--mode", help="How packed layers compute where there is no kernel (docs/runtime.md)."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="As for evaluate.")
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 and so on.")] = "auto",
+    json_target: JsonTarget = None,
+) -> None:
+    """Time a sparse model, dense and packed.
+
+    The same model generates from the same images and prompt, with its pruned layers plain and then packed:
+    time to the first token, tokens a second, memory.
+
+    \b
+    Example:
+      ressa bench runs/repaired --batch-sizes 1,8 --static
+    """
+    _quiet()
+    from ressa.commands.bench import bench_model
+
+    try:
+        sizes = [int(size) for size in batch_sizes.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--batch-sizes {batch_sizes}: write numbers separated by commas, as in 1,8."
+        ) from None
+    outcome = bench_model(
+        model,
+        batch_sizes=sizes,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        mode=mode,
+        static=static,
+        dtype=dtype,
+        device=device,
+    )
+    _show([outcome], json_target)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from ressa.methods import Method, get_method, magnitude
 from ressa.processes import place, share
 from ressa.progress import bar
 from ressa.provenance import fingerprint
-from ressa.runtime.quantizer import unpack_model
+from ressa.runtime.model import unpack_model
 from ressa.solving import solve_block
 from ressa.sparsity import PackedMasks, Plan, Unstructured, count_zeros, global_plan
 from ressa.stopwatch import Stopwatch

@@ -18,7 +18,7 @@ from ressa.checkpoint import FinishedBlocks, read_manifest, read_masks
 from ressa.recipe import RECIPES
 from ressa.repairing.config import Method
 
-COMMANDS = (*RECIPES, "inspect", "run")
+COMMANDS = (*RECIPES, "inspect", "pack", "unpack", "bench", "run")
 
 
 def prune_arguments(world, output, *more):

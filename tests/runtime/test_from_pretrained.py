@@ -17,7 +17,7 @@ from ressa.anatomy import find_anatomy
 from ressa.checkpoint import load, measure, pack_folder
 from ressa.errors import RunError, UsageError
 from ressa.runtime.linear import PackedLinear, weight_of
-from ressa.runtime.quantizer import packed_layers, prepare_all
+from ressa.runtime.model import packed_layers, prepare_all
 from ressa.sparsity import parse_pattern
 from tests.runtime.test_packing import same_bits
 

@@ -25,7 +25,7 @@ from ressa.embedded import MODELS
 from ressa.errors import RunError, UsageError
 from ressa.runtime.format import METHOD
 from ressa.runtime.linear import Mode
-from ressa.runtime.quantizer import unpack_model
+from ressa.runtime.model import unpack_model
 
 
 @dataclass

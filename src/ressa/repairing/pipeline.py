@@ -34,7 +34,7 @@ from ressa.repairing.weights import (
     restored,
     sparsity,
 )
-from ressa.runtime.quantizer import unpack_model
+from ressa.runtime.model import unpack_model
 from ressa.sparsity.mask import as_packed
 
 if TYPE_CHECKING:

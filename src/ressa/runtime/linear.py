@@ -82,8 +82,9 @@ class PackedLinear(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.prepared is not None:
-            return self.prepared.linear(x, self.bias)
+        prepared = self.prepared
+        if prepared is not None:
+            return prepared.linear(x, self.bias)
         return F.linear(x, self.packed().dense(), self.bias)
 
     def packed(self) -> PackedWeight:

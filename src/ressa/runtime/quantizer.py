@@ -4,7 +4,6 @@
 """
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ressa.errors import UsageError
 from ressa.runtime.format import MARKER, METHOD, VERSION
 from ressa.runtime.linear import Mode, PackedLinear
+from ressa.runtime.model import prepare_all, unpack_layers
 
 
 @register_quantization_config(METHOD)
@@ -92,7 +92,8 @@ class PackedQuantizer(HfQuantizer):
         return {**model.state_dict(), MARKER: torch.empty(0, dtype=torch.uint8)}, {}
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
-        return unpack_all(model)
+        unpack_layers(model)
+        return model
 
     def is_serializable(self, **_: Any) -> bool:
         return True
@@ -104,47 +105,6 @@ class PackedQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
-
-
-def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
-    """Name → layer of the packed linears of a model."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
-
-
-def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
-    """Prepare every packed layer for the device it is on; mode: another one than the layers have.
-
-    Raises RunError for a layer whose parts do not belong together.
-    """
-
-    def prepare(named: tuple[str, PackedLinear]) -> None:
-        name, layer = named
-        if layer.weight.is_meta:  # its weights come with each call (accelerate's offloading)
-            return
-        if layer.prepared is None:
-            layer.packed().check(name)
-        layer.prepare(mode)
-
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        list(pool.map(prepare, packed_layers(model).items()))
-
-
-def unpack_model(model: Any) -> None:
-    """Make a plain model of one that is packed, in place and bit for bit; any other stays as it is."""
-    if packed_layers(model):
-        model.dequantize() if hasattr(model, "hf_quantizer") else unpack_all(model)
-
-
-def unpack_all(model: nn.Module) -> nn.Module:
-    """Put a plain nn.Linear, bit for bit, in the place of every packed layer."""
-    for name, layer in packed_layers(model).items():
-        with torch.device("meta"):
-            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        linear.weight = nn.Parameter(layer.dense().detach())
-        if layer.bias is not None:
-            linear.bias = nn.Parameter(layer.bias.detach())
-        model.set_submodule(name, linear.train(layer.training))
-    return model
 
 
 def _dtypes_to_be(model: Any) -> dict[str, torch.dtype]:

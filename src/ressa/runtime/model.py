@@ -1,0 +1,66 @@
+"""The packed layers of a whole model: put in, prepared, taken out again."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ressa.runtime.linear import Mode, PackedLinear
+from ressa.runtime.packing import pack
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """Name → layer of the packed linears of a model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def pack_layers(model: nn.Module, masks: Mapping[str, Tensor], mode: Mode = "auto") -> None:
+    """Put a packed layer in the place of each masked linear, in memory. masks: layer name → bool (out, in).
+
+    Raises RunError if a weight is not zero where its mask says so.
+    """
+    for name in masks:
+        linear: Any = model.get_submodule(name)
+        packed = pack(linear.weight, masks[name].to(linear.weight.device))
+        model.set_submodule(name, PackedLinear.of(packed, linear.bias, mode).train(linear.training))
+
+
+def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
+    """Prepare every packed layer for the device it is on; mode: another one than the layers have.
+
+    Raises RunError for a layer whose parts do not belong together.
+    """
+
+    def prepare(named: tuple[str, PackedLinear]) -> None:
+        name, layer = named
+        if layer.weight.is_meta:  # its weights come with each call (accelerate's offloading)
+            return
+        if layer.prepared is None:
+            layer.packed().check(name)
+        layer.prepare(mode)
+
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        list(pool.map(prepare, packed_layers(model).items()))
+
+
+def unpack_layers(model: nn.Module) -> None:
+    """Put a plain nn.Linear, bit for bit, in the place of every packed layer."""
+    for name, layer in packed_layers(model).items():
+        with torch.device("meta"):
+            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        linear.weight = nn.Parameter(layer.dense().detach())
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.detach())
+        model.set_submodule(name, linear.train(layer.training))
+
+
+def unpack_model(model: Any) -> None:
+    """Make a plain model of one that is packed, in place and bit for bit; any other stays as it is."""
+    if not packed_layers(model):
+        return
+    if getattr(model, "hf_quantizer", None) is not None:  # its config says so, too
+        model.dequantize()
+    else:
+        unpack_layers(model)
