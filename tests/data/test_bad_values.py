@@ -124,7 +124,7 @@ def test_an_entry_that_is_no_object_is_named(folder, kind, value):
 
 def test_many_are_one_table_and_the_rest_is_counted(folder):
     def spoil(content):
-        content["annotations"] = [{"image_id": n, "caption": None} for n in range(4)] * 10
+        content["annotations"] = [{"image_id": 0, "caption": 7.5 + number} for number in range(40)]
 
     change(folder / "captions_test.json", spoil)
     with pytest.raises(UsageError) as error:
@@ -132,8 +132,19 @@ def test_many_are_one_table_and_the_rest_is_counted(folder):
     assert error.value.sentence.startswith("40 entries of ")
     rows = error.value.table.splitlines()
     assert len(rows) == 21
-    assert rows[3].endswith("annotations[3]   the caption is null, not text")
+    assert rows[3].endswith("annotations[3]   the caption is the number 10.5, not text")
     assert rows[-1] == "… and 20 more"
+
+
+def test_entries_with_one_problem_share_a_line(folder):
+    (folder / "images" / "test" / image_name(1)).unlink()
+    change(folder / "questions_test.json", lambda v: [q.update(image_id=1) for q in v["questions"]])
+    change(folder / "annotations_test.json", lambda v: v["annotations"][0].update(answers=None))
+    with pytest.raises(UsageError) as error:
+        DatasetFolder(folder).vqa("test")
+    assert error.value.sentence.startswith("4 entries of ")
+    (row,) = error.value.table.splitlines()
+    assert "questions[0] and 3 more" in row
 
 
 def test_ids_compare_as_text_whatever_they_are_in_each_file(folder):
@@ -168,10 +179,10 @@ def test_numbers_as_answers_are_their_digits_and_silent_people_count(folder):
 
 def test_what_is_left_out_though_nothing_is_wrong_is_counted(folder):
     change(folder / "annotations_test.json", lambda v: v["annotations"].pop())
-    with pytest.warns(RessaWarning, match="1 questions have no answers in .*; they are left out"):
+    with pytest.warns(RessaWarning, match="questions without answers in .*: 1; left out"):
         assert len(DatasetFolder(folder).vqa("test")) == 3
     change(folder / "questions_test.json", lambda v: v["questions"].pop(0))
-    with pytest.warns(RessaWarning, match="1 answer no question of"):
+    with pytest.warns(RessaWarning, match="answers to no question of .*: 1; left out"):
         assert len(DatasetFolder(folder).vqa("test")) == 2
     change(
         folder / "captions_test.json",
@@ -180,8 +191,8 @@ def test_what_is_left_out_though_nothing_is_wrong_is_counted(folder):
     with pytest.warns(RessaWarning) as said:
         assert len(DatasetFolder(folder).captions("test")) == 3
     texts = [str(each.message) for each in said]
-    assert any("1 images have no caption" in text for text in texts)
-    assert any("1 captions are of images that it does not list" in text for text in texts)
+    assert any("images without a caption: 1; left out" in text for text in texts)
+    assert any("captions of images that it does not list: 1; left out" in text for text in texts)
 
 
 def test_nothing_usable_is_an_error_on_skip_too(folder):

@@ -67,7 +67,7 @@ def test_a_name_that_leads_out_is_refused(tmp_path, name):
         inner.named(name)
 
 
-@pytest.mark.parametrize("name", ["gone.png", "a/" * 3000 + "x.png", "x" * 9000, "sub"])
+@pytest.mark.parametrize("name", ["gone.png", "a/" * 3000 + "x.png", "x" * 9000])
 def test_a_name_that_is_not_there_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="does not exist"):
         pictures(tmp_path, "sub/x.png").named(name)
@@ -78,11 +78,18 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "ring.png").symlink_to(tmp_path / "ring.png")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nothing.png")
-    with pytest.raises(UsageError, match="pipe"):
-        folder.named("pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(UsageError, match="is a folder, a pipe or a device"):
+            folder.named(name)
     for name in ("ring.png", "broken.png"):
         with pytest.raises(UsageError, match="link to a file that does not exist"):
             folder.named(name)
+
+
+def test_a_picture_that_was_converted_is_pointed_at(tmp_path):
+    with pytest.raises(UsageError, match=r"x\.jpg does not exist, .*\(there is x\.webp\)"):
+        pictures(tmp_path, "x.webp").named("x.jpg")
 
 
 # -- links -------------------------------------------------------------------------------------------------

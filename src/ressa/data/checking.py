@@ -66,7 +66,9 @@ def readable(
     )
     if marked:
         words = " or ".join(limits.placeholders)
-        warn(f"{marked:,} texts have {words} in them, which stands for a picture: it is taken out.")
+        warn(
+            f"Texts with {words} in them, which stands for a picture: {marked:,} of {len(samples):,}; it is taken out."
+        )
     _say_what_a_qformer_misses({sample.prompt for sample in samples}, batcher)
     first = batcher.length(samples[0]) if limits.positions is not None else 0
     kept = []
@@ -92,6 +94,6 @@ def _say_what_a_qformer_misses(prompts: Iterable[str], batcher: "Batcher") -> No
     lengths = map(len, batcher.processor.qformer_tokenizer(long)["input_ids"]) if long else ()
     if missed := sum(length > limit for length in lengths):
         warn(
-            f"{missed:,} of {len(prompts):,} prompts are longer than the {limit} tokens that the Q-Former reads: "
-            "their end reaches the language model only."
+            f"Prompts longer than the {limit} tokens that the Q-Former reads: {missed:,} of {len(prompts):,}; their "
+            "end reaches the language model only."
         )

@@ -47,9 +47,9 @@ def read_captions(
                     objects = items(entry.get("objects") or [], "objects")
                     forms = tuple(texts(name, "an object's name") for name in objects)
                     found.append(CaptionedImage(image, prompt, None, key, tuple(said[key]), forms))
-        collected.leave_out(captions, len(seen - said.keys()), "images have no caption")
+        collected.leave_out(captions, len(seen - said.keys()), "images without a caption")
         strangers = sum(len(texts) for key, texts in said.items() if key not in seen)
-        collected.leave_out(captions, strangers, "captions are of images that it does not list")
+        collected.leave_out(captions, strangers, "captions of images that it does not list")
         return collected.some(found, "captions", captions)
 
 

@@ -49,10 +49,10 @@ class Faults:
     def add(self, file: str | Path, entry: str, problem: str) -> None:
         self._found[Fault(_line(file, 300), _line(entry, 100), _line(problem, 500))] = None
 
-    def leave_out(self, file: str | Path, count: int, why: str) -> None:
+    def leave_out(self, file: str | Path, count: int, what: str) -> None:
         """Say, when all is read, how many entries were left out though nothing is wrong with them."""
         if count:
-            self._left_out[f"{file}: {count:,} {why}; they are left out."] = None
+            self._left_out[f"{file}: {what}: {count:,}; left out."] = None
 
     def some(self, found: list[T], what: str, file: str | Path) -> list[T]:
         """`found`, or a UsageError where nothing is left that could be used."""
@@ -117,10 +117,19 @@ def _line(value: str | Path, longest: int) -> str:
 
 
 def table(faults: Sequence[Fault]) -> str:
-    """The first faults as lines with aligned columns, and how many more there are."""
-    rows = [(fault.file, fault.entry, fault.problem) for fault in faults[:SHOWN]]
+    """The first faults as lines with aligned columns, and how many more there are.
+
+    Entries of one file with one and the same problem, such as all questions about a missing picture, share a line.
+    """
+    alike: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        alike.setdefault((fault.file, fault.problem), []).append(fault)
+    rows = [
+        (file, each[0].entry + (f" and {len(each) - 1:,} more" if len(each) > 1 else ""), problem)
+        for (file, problem), each in list(alike.items())[:SHOWN]
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" if any(widths) else c for a, b, c in rows]
-    if len(faults) > SHOWN:
-        lines.append(f"… and {len(faults) - SHOWN:,} more")
+    if len(alike) > SHOWN:
+        lines.append(f"… and {sum(map(len, list(alike.values())[SHOWN:])):,} more")
     return "\n".join(lines)

@@ -46,7 +46,9 @@ class ImageFolder:
                 return self._checked(folder / parts[-1], kind)
         kind = self._listing(self.path).get(parts[-1])
         if kind is None:
-            raise UsageError(f"image {self._shown(words)} does not exist, and the annotations name it")
+            alike = self.stems.get(os.path.splitext(parts[-1])[0])
+            hint = f" (there is {alike[0]})" if alike else ""
+            raise UsageError(f"image {self._shown(words)} does not exist, and the annotations name it{hint}")
         return self._checked(self.path / parts[-1], kind)
 
     @cached_property
@@ -54,9 +56,9 @@ class ImageFolder:
         """File names without suffix → files, of all that could be pictures by their suffix or have none."""
         known = {".jpe", ".jfif", "", *Image.registered_extensions()}
         found: dict[str, list[str]] = {}
-        for name in sorted(self._listing(self.path)):
+        for name, kind in sorted(self._listing(self.path).items()):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in known:
+            if suffix.lower() in known and kind != "folder":
                 found.setdefault(stem, []).append(name)
         return found
 
@@ -96,7 +98,7 @@ class ImageFolder:
         return path.parts
 
     def _listing(self, folder: Path) -> dict[str, str]:
-        """What is in a folder: name → file, link or other (a pipe, a device); folders are left out."""
+        """What is in a folder: name → file, link, folder or other (a pipe, a device)."""
         if folder not in self._listings:
             self._listings[folder] = self._list(folder)
         return self._listings[folder]
@@ -111,8 +113,8 @@ class ImageFolder:
                         found[entry.name] = "file"
                     elif entry.is_symlink():
                         found[entry.name] = "link"
-                    elif not entry.is_dir():
-                        found[entry.name] = "other"
+                    else:
+                        found[entry.name] = "folder" if entry.is_dir() else "other"
         except PermissionError as error:
             raise UsageError(f"{folder} cannot be read ({error.strerror}): check its rights.") from None
         except OSError:  # no such folder, or no name that a folder can have
@@ -124,7 +126,7 @@ class ImageFolder:
             refuse_outside(path, self.root, self.follow_links)
             if not path.exists():
                 raise UsageError(f"image {self._shown(path.name)} is a link to a file that does not exist")
-        if kind == "other" or not (kind == "file" or path.is_file()):
+        if kind in ("other", "folder") or not (kind == "file" or path.is_file()):
             raise UsageError(f"image {self._shown(path.name)} is a folder, a pipe or a device")
         return path
 

@@ -2,9 +2,11 @@
 
 import re
 import stat
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +16,8 @@ from ressa.data.sample import Sample
 from ressa.errors import UsageError
 
 CACHED_PIXELS = 100_000_000  # 300 MB
+LARGE = 25_000_000  # pixels; more of such pictures at once than one could fill the memory
+_one_large = threading.Lock()
 
 
 class _Unusable(Exception):
@@ -64,7 +68,8 @@ def _read(path: Path, whole: bool) -> Image.Image:
                 raise _Unusable(f"is {image.format}, a drawing and no picture", "convert it to PNG")
             if not whole:
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            return to_rgb(image)
+            with _one_large if image.width * image.height > LARGE else nullcontext():
+                return to_rgb(image)
     except _Unusable:
         raise
     except FileNotFoundError:

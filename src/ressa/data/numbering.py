@@ -44,18 +44,22 @@ class Numbering:
     ) -> None:
         self._folder = folder
         self._names = names or {}
+        self._found: dict[str, Path] = {}  # a picture has many questions
         coco: list[Way] = [self._coco, self._listed, self._stem, self._last]
         genome: list[Way] = [self._stem, self._listed]
         self._find = self._choose(set(ids), coco if own == "COCO" else genome)
 
     def find(self, key: str) -> Path:
         """The file of this id. Raises UsageError when there is none, or more than one."""
+        if key in self._found:
+            return self._found[key]
         names = self._find(key)
         if not names:
             raise UsageError(f"{self._folder.path} has no image for id {key}, and the annotations name it")
         if len(names) > 1:
             raise UsageError(f"image {key} may be {names[0]} or {names[1]}: keep one of them")
-        return self._folder.named(names[0])
+        self._found[key] = self._folder.named(names[0])
+        return self._found[key]
 
     def _choose(self, ids: set[str], ways: list[Way]) -> Way:
         own, *others = ways

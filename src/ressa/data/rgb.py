@@ -57,7 +57,7 @@ def _from_numbers(image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits as 8-bit grey, with alpha where the file names a transparent value."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        grey = values / 257
+        grey = values / np.float32(257)
     else:
         grey = _in_bytes(values.astype(np.float64), whole=image.mode == "I")
     found = Image.fromarray(np.rint(grey).astype(np.uint8))

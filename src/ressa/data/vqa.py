@@ -56,9 +56,9 @@ def read_vqa(
                         prompt = template.replace("{}", question)
                         found.append(_question(key, question, prompt, image, annotation))
         collected.leave_out(
-            questions, len(seen - entries.keys()), f"questions have no answers in {annotations}"
+            questions, len(seen - entries.keys()), f"questions without answers in {annotations}"
         )
-        collected.leave_out(annotations, len(entries.keys() - seen), f"answer no question of {questions}")
+        collected.leave_out(annotations, len(entries.keys() - seen), f"answers to no question of {questions}")
         return collected.some(found, "questions with answers", questions)
 
 
