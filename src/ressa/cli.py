@@ -44,6 +44,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 Values = dict[str, Any]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and what it would take; load nothing.")
+]
 JsonTarget = Annotated[
     str | None,
     typer.Option(
@@ -72,13 +75,13 @@ def interruptible(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def recipe_command(
-    recipe: type[Recipe], *, writes_folder: bool = True, **extra: Any
+    recipe: type[Recipe], *, writes_folder: bool = True, can_estimate: bool = False, **extra: Any
 ) -> Callable[[Callable[[Values], Values]], None]:
     """Register a function as the command of a recipe, whose fields become its options.
 
     The function turns the options as given into the recipe's values; its docstring is the command's help.
-    writes_folder: whether there is an output that `--force` may replace. extra: options that are no fields,
-    name → annotation; they default to None.
+    writes_folder: whether there is an output that `--force` may replace. can_estimate: whether there is
+    `--dry-run`. extra: options that are no fields, name → annotation; they default to None.
     """
     hidden = {"command"} if writes_folder else {"command", "output"}
     common = ("on_bad_sample", "max_pixels", "follow_links", "seed", "device")  # these stand last in the help
@@ -87,22 +90,29 @@ def recipe_command(
 
     def register(adapt: Callable[[Values], Values]) -> None:
         @interruptible
-        def run(force: bool = False, json_target: str | None = None, **values: Any) -> None:
+        def run(
+            force: bool = False, dry_run: bool = False, json_target: str | None = None, **values: Any
+        ) -> None:
             if not writes_folder and json_target not in (
                 None,
                 "-",
             ):  # it is the output, and is known beforehand
                 values["output"] = json_target
-            _run([make_recipe({"command": adapt.__name__, **adapt(values)})], force, json_target)
+            recipes = [make_recipe({"command": adapt.__name__, **adapt(values)})]
+            _estimate(recipes, json_target) if dry_run else _run(recipes, force, json_target)
 
         option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)
         parameters = [
             *(option(name, annotation=_annotation(name, field)) for name, field in fields.items()),
             *(option(name, annotation=annotation) for name, annotation in extra.items()),
+            *([option("dry_run", annotation=DryRun)] if can_estimate else []),
             *([option("force", annotation=Force)] if writes_folder else []),
             option("json_target", annotation=JsonTarget),
         ]
-        defaults = {name: _default(field) for name, field in fields.items()} | {"force": False}
+        defaults = {name: _default(field) for name, field in fields.items()} | {
+            "force": False,
+            "dry_run": False,
+        }
         parameters = [each.replace(default=defaults.get(each.name)) for each in parameters]
         run.__doc__ = adapt.__doc__
         run.__signature__ = reflection.Signature(parameters)  # type: ignore[attr-defined]
@@ -159,7 +169,9 @@ def demo(values: Values) -> Values:
 
 
 @recipe_command(
-    PruneRecipe, sparsity=Annotated[str | None, typer.Option(help="The share of zeros: 0.5 or 50%.")]
+    PruneRecipe,
+    can_estimate=True,
+    sparsity=Annotated[str | None, typer.Option(help="The share of zeros: 0.5 or 50%.")],
 )
 def prune(values: Values) -> Values:
     """Make a model sparse.
@@ -179,7 +191,7 @@ def prune(values: Values) -> Values:
     return _with_options(values)
 
 
-@recipe_command(RepairRecipe)
+@recipe_command(RepairRecipe, can_estimate=True)
 def repair(values: Values) -> Values:
     """Repair a pruned model.
 
@@ -396,6 +408,14 @@ def _with_options(values: Values) -> Values:
         except RecursionError:
             raise UsageError(f"The value of --option {name} lies too deep: give a plain one.") from None
     return {**values, "options": options}
+
+
+def _estimate(recipes: Sequence[Recipe], json_target: str | None) -> None:
+    _quiet()
+    _try_target(json_target)
+    from ressa.commands.estimate import estimate
+
+    _show([estimate(recipe) for recipe in recipes], json_target)
 
 
 def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:

@@ -15,7 +15,7 @@ from ressa.doors import door
 if TYPE_CHECKING:
     from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
     from ressa.checkpoint.kept import keep_tensors, kept_tensors
-    from ressa.checkpoint.loading import Vlm, load
+    from ressa.checkpoint.loading import Vlm, empty_model, load
     from ressa.checkpoint.manifest import (
         DENSE,
         MANIFEST,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from ressa.checkpoint.packed import Sizes, pack_folder, save_packed, unpack_folder
     from ressa.checkpoint.place import find, lasting_name
-    from ressa.checkpoint.placing import place_weights
+    from ressa.checkpoint.placing import host_memory, place_weights
     from ressa.checkpoint.resume import FinishedBlocks
     from ressa.checkpoint.saving import check_fits, save, size_of, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
@@ -37,11 +37,11 @@ else:
         __name__,
         counting="CountedLayer SparsityCount count_sparsity measure",
         kept="keep_tensors kept_tensors",
-        loading="Vlm load",
+        loading="Vlm empty_model load",
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
         packed="Sizes pack_folder save_packed unpack_folder",
         place="find lasting_name",
-        placing="place_weights",
+        placing="host_memory place_weights",
         resume="FinishedBlocks",
         saving="check_fits save size_of write_model",
         stored="StoredTensors match_keys",
@@ -63,7 +63,9 @@ __all__ = [
     "Vlm",
     "check_fits",
     "count_sparsity",
+    "empty_model",
     "find",
+    "host_memory",
     "keep_tensors",
     "kept_tensors",
     "lasting_name",

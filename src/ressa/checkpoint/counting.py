@@ -114,11 +114,10 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
 
 
 def _layers_without_manifest(folder: Path) -> list[LayerReport]:
-    from ressa.checkpoint.loading import explained, plan_of  # which a folder with a manifest does not need
+    # Which a folder with a manifest does not need.
+    from ressa.checkpoint.loading import plan_of, without_weights
 
-    config, known = plan_of(folder, str(folder))
-    with explained(str(folder)), torch.device("meta"):
-        model = known._from_config(config) if hasattr(known, "_from_config") else known.from_config(config)
+    model = without_weights(*plan_of(folder, str(folder)), str(folder))
     anatomy = find_anatomy(model)
     shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in anatomy.linears()}
     keys = match_keys(shapes, StoredTensors(folder).shapes())

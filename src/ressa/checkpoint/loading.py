@@ -116,6 +116,23 @@ def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
     return config, known
 
 
+def empty_model(spec: str | Path) -> Any:
+    """A model's modules on the meta device, with shapes and dtypes but no weights: of its config, nothing is read.
+
+    Raises UsageError as `load` does.
+    """
+    place = find(spec)
+    with explained(str(spec)):
+        config = AutoConfig.from_pretrained(place, **_safely(place))
+    return without_weights(config, model_class(config), str(spec))
+
+
+def without_weights(config: Any, known: Any, source: str) -> Any:
+    """An instance of `known`, the transformers class for a config, on the meta device."""
+    with explained(source), torch.device("meta"):
+        return known._from_config(config) if hasattr(known, "_from_config") else known.from_config(config)
+
+
 def _safely(place: Path | str) -> dict[str, Any]:
     """Nothing of a folder is looked for on the network, and Python that comes with a model never runs."""
     return {"local_files_only": isinstance(place, Path), "trust_remote_code": False}
