@@ -28,7 +28,7 @@ from ressa.files import write_json
 from ressa.provenance import versions
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
-from ressa.repairing.reconstruction import reconstruct
+from ressa.repairing.reconstruction import batch_size, reconstruct
 from ressa.repairing.student import finish_student, make_student
 from ressa.repairing.training import Samples, train
 from ressa.repairing.weights import mask_weights, weight_of
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/repair_7b.json)")
     parser.add_argument("--samples", type=int, default=128, help="of the reconstruction")
     parser.add_argument("--epochs", type=int, default=RepairConfig().reconstruct_epochs)
-    parser.add_argument("--batch", type=int, default=RepairConfig().reconstruct_batch_size)
+    parser.add_argument("--batch", type=int, help="samples a step (default: the repair's own choice)")
     parser.add_argument("--steps", type=int, default=50, help="of SparseLoRA")
     parser.add_argument(
         "--peak", type=float, default=989, help="TFLOP/s of the card in bf16 (default: H100 SXM)"
@@ -58,6 +58,7 @@ def main() -> None:
         parser.error("this needs a GPU; --smoke runs a tiny model on the CPU")
     if options.smoke:
         options.samples, options.epochs, options.batch, options.steps = 4, 2, 2, 2
+    options.batch = options.batch or batch_size(options.samples, options.epochs)
     torch.manual_seed(0)
     shape = llava(options.smoke)
     shape.prompt, shape.answer = 48, 16

@@ -90,3 +90,8 @@ def test_a_repair_of_real_size(tmp_path):
     assert after < before
     assert report["reconstruction"]["blocks"] == 2
     assert len(report["sparse_lora"]["losses"]) == 2
+
+
+def test_the_demo_on_each_device(tmp_path):
+    report = smoke("devices.py", tmp_path)
+    assert {"make repaired", "evaluate dense"} <= set(report["cpu"]["seconds"])

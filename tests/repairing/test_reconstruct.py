@@ -11,7 +11,7 @@ from ressa.data.batcher import Batcher
 from ressa.errors import RunError
 from ressa.repairing import RepairConfig, reconstruct, repair
 from ressa.repairing.fitting import relative_rate
-from ressa.repairing.reconstruction import reconstruction_batches
+from ressa.repairing.reconstruction import batch_size, reconstruction_batches
 
 OPTIONS = {
     "reconstruct_epochs": 5,
@@ -150,3 +150,10 @@ def test_what_a_tower_will_cost_is_said_before_most_of_it_is_paid(capsys):
     repair(pruned, masks, dense, samples(8), CONFIG)
     said = capsys.readouterr().err
     assert "Reconstructing 2 blocks of the language tower: 8 samples, 5 epochs" in said
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "size"), [(1024, 10, 32), (512, 2, 8), (128, 10, 10), (4, 1, 8), (10**6, 1, 32)]
+)
+def test_little_data_is_learnt_in_smaller_steps(samples, epochs, size):
+    assert batch_size(samples, epochs) == size

@@ -46,7 +46,8 @@ class RepairConfig(BaseModel):
         2**18
     )  # fewer samples where they have more: 128 of 2,048, as others calibrate on
     reconstruct_epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 10  # passes of each block over them
-    reconstruct_batch_size: Positive = 32  # whatever the number of processes, each of which does all of it
+    # Whatever the number of processes, each of which does all of it. None: `reconstruction.batch_size`.
+    reconstruct_batch_size: Positive | None = None
     reconstruct_rate: Above0 | None = None  # None: each layer's own, by its width and weights
 
     learning_rate: Above0 = 1e-4

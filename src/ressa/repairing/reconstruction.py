@@ -29,20 +29,29 @@ from ressa.repairing.config import RepairConfig
 from ressa.repairing.fitting import Examples, fit
 from ressa.repairing.weights import Masks, weight_of
 
+SMALLEST, LARGEST, STEPS = 8, 32, 128
+
 
 def reconstruction_batches(
     batcher: Batcher, samples: Sequence[Sample], config: RepairConfig
 ) -> list[dict[str, Tensor]]:
     """Model inputs of the first of the samples: as many as the config asks for, or as its tokens allow."""
-    most, size = config.reconstruct_samples, config.reconstruct_batch_size
+    most = min(config.reconstruct_samples, len(samples))
+    size = config.reconstruct_batch_size or batch_size(most, config.reconstruct_epochs)
     batches: list[dict[str, Tensor]] = []
     tokens = 0
-    for start in range(0, min(most, len(samples)), size):
+    for start in range(0, most, size):
         if tokens >= config.reconstruct_tokens:
             break
         batches.append(batcher.training(samples[start : min(start + size, most)]))
         tokens += int(batches[-1]["attention_mask"].sum())
     return batches
+
+
+def batch_size(samples: int, epochs: int) -> int:
+    """32 samples a step, and fewer, down to 8, where that would be less than 128 steps: with little data more steps
+    bring back more (docs/results.md), and a step of 8 still fills a GPU where blocks are large."""
+    return min(LARGEST, max(SMALLEST, samples * epochs // STEPS))
 
 
 def reconstruct(
