@@ -12,10 +12,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ressa.fused import attention, conv1d
+from ressa.fused.attention import SplitAttention
 from ressa.fused.experts import ROWS, SplitExperts, layout_of
 from ressa.fused.part import Part, Split, Views
 
-__all__ = ["ROWS", "Part", "Split", "SplitExperts", "join", "parts", "split", "splitting"]
+__all__ = ["ROWS", "Part", "Split", "SplitAttention", "SplitExperts", "join", "parts", "split", "splitting"]
 
 
 def _stand_in(module: nn.Module) -> Callable[[Views], Split] | None:
