@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from ressa.allocation.uniform import Asked, make_plan
 from ressa.anatomy import Anatomy, Block, find_anatomy
+from ressa.calibration.experts import expert_groups, few_tokens, pool_few
 from ressa.calibration.statistics import Statistics
-from ressa.calibration.walk import walk
+from ressa.calibration.walk import never_reached, walk
 from ressa.checkpoint import FinishedBlocks, LayerReport, StreamedWeights
 from ressa.errors import RunError, UsageError
+from ressa.fused import on_plain_linears
 from ressa.methods import Method, get_method, magnitude
 from ressa.processes import place, share
 from ressa.progress import bar
 from ressa.provenance import fingerprint
 from ressa.runtime.model import unpack_model
-from ressa.solving import solve_block
+from ressa.solving import solve_block, sum_over_processes
 from ressa.sparsity import PackedMasks, Plan, Unstructured, count_zeros, global_plan
 from ressa.stopwatch import Stopwatch
 from ressa.warned import warn
@@ -45,6 +47,7 @@ class PruneResult:
 
 
 @torch.no_grad()
+@on_plain_linears
 def prune(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
@@ -112,6 +115,7 @@ def prune(
     masks, watch = PackedMasks(), Stopwatch()
     reports: dict[str, LayerReport] = {}
     revived: list[Tensor] = []
+    experts, fallen = expert_groups(model), list[str]()
     updating = {"keep_zeros": keep_zeros} if chosen.updates_weights else {}
     blocks = [block for block in anatomy.blocks() if any(name in plan for name in block.linears)]
 
@@ -138,9 +142,14 @@ def prune(
         return (mask & (weight != 0) if keep_zeros else mask), pruned
 
     def visit(block: Block, statistics: dict[str, Statistics]) -> None:
-        weights = {name: modules[name].weight.detach() for name in block.linears if name in plan}
+        pruned_here = [
+            name for name in block.linears if name in plan and (needs is None or name in statistics)
+        ]
+        weights = {name: modules[name].weight.detach() for name in pruned_here}
         made = PackedMasks()
         with watch.on("prune"):
+            sum_over_processes(statistics)
+            fallen.extend(pool_few(statistics, experts))
             for name, mask, pruned in solve_block(weights, statistics, solve):
                 note(name, pruned, mask)
                 if chosen.updates_weights and not keep_zeros:
@@ -174,8 +183,19 @@ def prune(
                     layers=[name for block in remaining for name in block.linears if name in plan],
                     atv=alpha if tokens == "atv" else None,
                     shelf=streamed,
+                    pass_by=True,
                 )
-    layers = [reports[name] for name in anatomy.linears() if name in plan]
+    carried_out = Plan({name: pattern for name, pattern in plan.items() if name in masks})
+    if lacking := [name for name in plan if name not in carried_out]:
+        if not carried_out:
+            raise never_reached(lacking)
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        warn(
+            f"Calibration never reaches the layer '{lacking[0]}'{more}, of which nothing is known: it stays dense."
+        )
+    if fallen:
+        warn(few_tokens(len(fallen), sum(name in plan for name in experts)))
+    layers = [reports[name] for name in anatomy.linears() if name in carried_out]
     masks = masks.in_order([layer.name for layer in layers])
     count = sum(int(each) for each in revived)
     if count > WORTH_SAYING * sum(prod(layer.shape) for layer in layers):
@@ -183,7 +203,7 @@ def prune(
             f"{count:,} weights that were zero have values now, for {method} updates what it keeps: the model was "
             "sparse already; to leave its zeros zero, prune it with keep_zeros (--keep-zeros)."
         )
-    return PruneResult(masks, layers, plan, time.perf_counter() - started, count, watch.rounded())
+    return PruneResult(masks, layers, carried_out, time.perf_counter() - started, count, watch.rounded())
 
 
 def check_batches(batches: Sequence[Mapping[str, Tensor]]) -> None:

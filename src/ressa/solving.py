@@ -13,16 +13,20 @@ from ressa.sparsity import pack_mask, unpack_mask
 Solve = Callable[[str, Tensor, Statistics | None], tuple[Tensor, Tensor]]
 
 
+def sum_over_processes(statistics: Mapping[str, Statistics]) -> None:
+    """Each process's share of the samples becomes all of them, in the statistics of a block's layers."""
+    for shared in {id(each): each for each in statistics.values()}.values():
+        shared.all_reduce()
+
+
 def solve_block(
     weights: Mapping[str, Tensor], statistics: dict[str, Statistics], solve: Solve
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Layer, mask, pruned weight (out, in) of every layer of a block.
 
-    statistics: of the inputs of those that need them, by this process's share of the samples; they are summed, and
-    let go of as layers are solved. Without any, each process solves every layer by itself.
+    statistics: of the inputs of those that need them, by all samples; let go of as layers are solved. Without any,
+    each process solves every layer by itself.
     """
-    for shared in {id(each): each for each in statistics.values()}.values():
-        shared.all_reduce()
     rank, processes = place()
     if processes == 1 or not statistics:
         for name, weight in weights.items():

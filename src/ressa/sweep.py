@@ -19,6 +19,7 @@ from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm, measure
 from ressa.errors import RunError
 from ressa.files import read_json, write_json
+from ressa.fused import on_plain_linears
 from ressa.methods import get_method
 from ressa.progress import bar
 from ressa.provenance import fingerprint, fingerprint_weights
@@ -64,6 +65,7 @@ def points_of(figure: FigureName) -> list[Point]:
     ]
 
 
+@on_plain_linears
 def sweep(
     vlm: Vlm,
     figure: FigureName,

@@ -243,7 +243,7 @@ def text_model(folder):
     ("options", "said"),
     [
         (["{absent}"], "absent"),
-        (["{text}"], "vision tower"),
+        (["{text}"], "reads no pictures"),
         (["{llava}", "--pattern", "7:11"], "not a multiple of 11"),
         (["{llava}", "--pattern", "4:2"], "4:2"),
         (["{llava}", "--sparsity", "1.5"], "1.5"),

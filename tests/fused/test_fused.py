@@ -11,7 +11,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 from transformers.pytorch_utils import Conv1D
 
-from ressa.fused import ROWS, join, parts, split, splitting
+from ressa.fused import ROWS, join, parts, split, splitted
 
 HIDDEN, INNER, EXPERTS, TOKENS = 16, 24, 3, 10
 
@@ -70,7 +70,7 @@ def routed() -> tuple[torch.Tensor, ...]:
 def test_routed_experts_compute_the_same_as_plain_linears(make):
     model = holding(make())
     expected = model.part(*routed())
-    with splitting(model):
+    with splitted(model):
         assert all(type(model.get_submodule(name)) is nn.Linear for name in parts(model))
         torch.testing.assert_close(model.part(*routed()), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.part(*routed()), expected)
@@ -80,7 +80,7 @@ def test_experts_whose_tokens_come_sorted_compute_the_same():
     model = holding(_llama4())
     x = torch.randn(EXPERTS, TOKENS, HIDDEN) * (torch.rand(EXPERTS, TOKENS, 1) < 0.5)
     expected = model.part(x.view(-1, HIDDEN))
-    with splitting(model):
+    with splitted(model):
         torch.testing.assert_close(model.part(x.view(-1, HIDDEN)), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -168,7 +168,7 @@ def test_packed_attention_computes_the_same(batch_first, average):
         padded = padding if mask is None or mask.dtype == torch.bool else padding.float() * -1e9
         given = {"key_padding_mask": padded, "attn_mask": mask, "average_attn_weights": average}
         expected = model.part(query, key, key, **given)
-        with splitting(model):
+        with splitted(model):
             found = model.part(query, key, key, **given)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -178,7 +178,7 @@ def test_a_transposed_linear_is_a_linear():
     model = holding(Conv1D(INNER, HIDDEN))
     x = torch.randn(2, 3, HIDDEN)
     expected = model.part(x)
-    with splitting(model):
+    with splitted(model):
         assert list(parts(model)) == ["part.linear"]
         assert model.part.linear.weight.shape == (INNER, HIDDEN)
         torch.testing.assert_close(model.part(x), expected, rtol=1e-5, atol=1e-6)

@@ -24,6 +24,7 @@ from ressa.allocation.slopes import slopes
 from ressa.allocation.trial import Trial, input_statistics, on_trial
 from ressa.anatomy import Anatomy, find_anatomy
 from ressa.errors import UsageError
+from ressa.fused import on_plain_linears
 from ressa.progress import bar
 from ressa.sparsity import Pattern, Scope
 
@@ -32,6 +33,7 @@ MOST = 2.0  # a step moves no layer as if its slope were more than e² times the
 FORGET = 0.5  # of the running mean of slopes, at each step
 
 
+@on_plain_linears
 def auto(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],

@@ -9,6 +9,7 @@ from torch import nn
 
 from ressa.anatomy import Anatomy
 from ressa.errors import UsageError
+from ressa.fused import on_plain_linears
 from ressa.sparsity import Pattern, Plan, Scope, Unstructured
 
 Granularity = Literal["block", "layer"]
@@ -59,6 +60,7 @@ class Pool:
         return found
 
 
+@on_plain_linears
 def make_pools(
     model: nn.Module,
     anatomy: Anatomy,

@@ -17,12 +17,14 @@ from ressa.allocation.allocation import Allocation
 from ressa.allocation.budget import Granularity, Layer, Pool, as_plan, fit, make_pools, shift_to_budget
 from ressa.allocation.outputs import Outputs, quiet
 from ressa.anatomy import Anatomy, find_anatomy
+from ressa.fused import on_plain_linears
 from ressa.progress import bar
 from ressa.sparsity import Pattern, Scope
 
 Order = Literal["first", "zeroth"]
 
 
+@on_plain_linears
 def ecoflap(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],

@@ -10,9 +10,11 @@ from ressa.allocation.allocation import Allocation
 from ressa.allocation.budget import Granularity, Layer, as_plan, fit, make_pools, shift_to_budget
 from ressa.allocation.trial import input_statistics
 from ressa.anatomy import Anatomy, find_anatomy
+from ressa.fused import on_plain_linears
 from ressa.sparsity import Pattern, Scope
 
 
+@on_plain_linears
 def owl(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ressa.anatomy import Anatomy
-from ressa.calibration.statistics import InputNorm
+from ressa.anatomy import Anatomy, Block
+from ressa.calibration.experts import expert_groups, pool_few
+from ressa.calibration.statistics import InputNorm, Statistics
 from ressa.calibration.walk import walk
 from ressa.sparsity import NM, Pattern
 from ressa.sparsity.pattern import nearest
@@ -23,11 +24,17 @@ def input_statistics(
 ) -> dict[str, InputNorm]:
     """Layer → norms and number of its inputs in the dense model, padding left out."""
     gathered: dict[str, InputNorm] = {}
+    experts = expert_groups(model)
+
+    def visit(_block: Block, statistics: dict[str, Statistics]) -> None:
+        pool_few(statistics, experts)
+        gathered.update(statistics)  # type: ignore[arg-type]
+
     walk(
         model,
         anatomy,
         batches,
-        lambda _block, statistics: gathered.update(statistics),  # type: ignore[arg-type]
+        visit,
         lambda _name, linear: InputNorm(linear.in_features, linear.weight.device),
         device,
         layers=list(layers),

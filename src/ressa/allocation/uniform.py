@@ -6,6 +6,7 @@ from torch import nn
 
 from ressa.anatomy import TOWERS, Anatomy
 from ressa.errors import UsageError
+from ressa.fused import splitted
 from ressa.sparsity import NM, Pattern, Plan, Scope, Unstructured, parse_pattern
 
 DENSE = "dense"
@@ -59,7 +60,8 @@ def per_tower(anatomy: Anatomy, model: nn.Module, patterns: Mapping[str, Pattern
         plan |= dict.fromkeys(anatomy.linears(tower), pattern)
     if not plan:
         raise UsageError("Every tower is to stay dense, so there is nothing to prune: give one a pattern.")
-    modules = dict(model.named_modules())
     made = Plan(plan)
-    made.check({name: modules[name].weight.shape for name in plan})
+    with splitted(model):
+        modules = dict(model.named_modules())
+        made.check({name: modules[name].weight.shape for name in plan})
     return made

@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig
 
 from ressa.anatomy.parts import TOWERS, Anatomy, Chain, Tower
 from ressa.anatomy.tree import Tree
 from ressa.errors import UsageError
-from ressa.fused import splitting
+from ressa.fused import splitted
 
 ELSEWHERE = {
     "audio": "sound, not pictures (Phi-4-multimodal, Qwen-Omni)",
@@ -43,7 +42,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
 
     Raises UsageError if the model does not read pictures, or has no language tower.
     """
-    with splitting(model):
+    with splitted(model):
         return _find(model)
 
 
@@ -122,7 +121,7 @@ def _vocabularies(config: Any) -> set[int]:
     if config is None:
         return set()
     own = getattr(config.get_text_config(), "vocab_size", None)
-    parts = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
+    parts = [value for value in vars(config).values() if hasattr(value, "get_text_config")]
     return {own} if own is not None else set().union(*map(_vocabularies, parts))
 
 

@@ -72,6 +72,10 @@ class Anatomy:
         """Full dotted names of the prunable linears, of one tower or of all, vision first."""
         return [name for block in self.blocks(tower) for name in block.linears]
 
+    def prunable(self) -> dict[str, float]:
+        """Tower → the share of its blocks' weights that can be pruned."""
+        return {name: round(tower.share, 4) for name, tower in self.towers.items()}
+
     def tower_of(self, layer: str) -> str:
         """The tower a linear belongs to. Raises UsageError if it is in none."""
         for tower in self.towers:

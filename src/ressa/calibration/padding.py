@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ressa.calibration.capture import Call
+from ressa.fused import ROWS
 
 
 class Kept:
@@ -64,6 +65,10 @@ class Kept:
         return x, self._positions(x)
 
     def _positions(self, x: Tensor) -> Tensor | None:
+        rows = getattr(x, ROWS, None)
+        if rows is not None:  # an expert's share of the tokens
+            known = self.positions is not None and int(rows.max()) < self.positions.numel()
+            return self.positions.flatten()[rows.to(self.positions.device)] if known else None  # type: ignore
         if self.hidden is None or x.dim() < 3 or len(x) != len(self.hidden):
             return None
         batch, length = self.hidden.shape[:2]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ressa.anatomy import Anatomy, Block
 from ressa.calibration.capture import Stop, leaves
+from ressa.calibration.experts import expert_groups
 from ressa.calibration.feed import Batch, Feed
 from ressa.calibration.lending import Shelf
 from ressa.calibration.padding import Kept, image_positions
@@ -36,6 +37,7 @@ def walk(
     layers: Collection[str] | None = None,
     atv: float | None = None,
     shelf: Shelf | None = None,
+    pass_by: bool = False,
 ) -> None:
     """Call `visit(block, statistics)` for every block, in the order a forward calls them.
 
@@ -48,19 +50,21 @@ def walk(
     the weights lie if they are to be in memory only for their block's turn; `visit` puts changed ones there.
 
     Padding is left out of the statistics, image tokens count like any other. Only one block's statistics
-    exist at a time. Raises UsageError if the calibration inputs never reach one of the layers.
+    exist at a time. Raises UsageError if the calibration inputs never reach one of the layers; with pass_by, it is
+    not among the statistics instead, or its block has no turn.
     """
     feed = Feed(model, anatomy, device, shelf)
     wanted = set(anatomy.linears() if layers is None else layers)
     with feed.ready():
         steps = feed.steps(batches[0])
         reached = {name for step in steps for name in step.block.linears}
-        if unreached := [name for name in anatomy.linears() if name in wanted - reached]:
-            raise _never_reached(unreached)
+        unreached = [name for name in anatomy.linears() if name in wanted - reached]
+        if unreached and not pass_by:
+            raise never_reached(unreached)
         with closing(turns(feed, batches, steps, wanted)) as found:
             for turn in found:
                 names = [name for name in turn.step.block.linears if name in wanted]
-                visit(turn.step.block, _gather(feed, batches, turn, names, statistics, atv))
+                visit(turn.step.block, _gather(feed, batches, turn, names, statistics, atv, pass_by))
 
 
 def _gather(
@@ -70,6 +74,7 @@ def _gather(
     names: Sequence[str],
     statistics: Factory,
     atv: float | None,
+    pass_by: bool,
 ) -> dict[str, Statistics]:
     """Statistics of the inputs of the linears of one block."""
     linears = {name: feed.modules[name] for name in names}
@@ -77,7 +82,7 @@ def _gather(
     for share in (True, False):
         found: dict[str, Statistics] | None = None
         with suppress(_Apart):
-            found = _Inputs(linears, statistics, share).gather(batches, turn, chosen)
+            found = _Inputs(linears, statistics, share, pass_by).gather(batches, turn, chosen)
         if least(found is not None, turn.device) and found is not None:
             return found
     raise AssertionError("nothing is shared, so nothing can come apart")
@@ -90,8 +95,10 @@ class _Apart(Exception):
 class _Inputs:
     """Hands the inputs of one block's linears to their statistics, call after call."""
 
-    def __init__(self, linears: Mapping[str, nn.Linear], statistics: Factory, share: bool) -> None:
-        self.linears, self.statistics, self.share = linears, statistics, share
+    def __init__(
+        self, linears: Mapping[str, nn.Linear], statistics: Factory, share: bool, pass_by: bool
+    ) -> None:
+        self.linears, self.statistics, self.share, self.pass_by = linears, statistics, share, pass_by
         self.found: dict[str, Statistics | None] = {}
         self.giver: dict[str, str] = {}  # linear → the one before it that is given the same tensor
         self.before: tuple[str, Tensor, int] | None = None  # the last giver, its input, that input's version
@@ -118,10 +125,23 @@ class _Inputs:
                 with suppress(Stop):
                     turn.block(*call.args, **call.kwargs)
         self.before = self.kept = None
+        self._complete(turn)
         unreached = [name for name in self.linears if name not in self.found]
-        if missing := [name for name in unreached if self.statistics(name, self.linears[name]) is not None]:
-            raise _never_reached(missing)
+        missing = [name for name in unreached if self.statistics(name, self.linears[name]) is not None]
+        if missing and not self.pass_by:
+            raise never_reached(missing)
         return {name: made for name in self.linears if (made := self.found.get(name)) is not None}
+
+    def _complete(self, turn: Turn) -> None:
+        """Experts that no token was routed to get empty statistics, shared as those of the others are."""
+        given: dict[str, Statistics | None] = {}  # input of an expert's linears → what is known of it
+        for name in expert_groups(turn.block, turn.step.block.name):
+            if name in self.linears and name not in self.found:
+                expert, _, own = name.rpartition(".")
+                given_as = own if own == "down_proj" or not self.share else ""
+                self.found[name] = given.setdefault(
+                    f"{expert}.{given_as}", self.statistics(name, self.linears[name])
+                )
 
     def _take(self, name: str, x: Tensor) -> None:
         giver = self._giver(x) if self.share else None
@@ -140,7 +160,8 @@ class _Inputs:
             self.order.append(name)
         self.reached.add(name)
         # What a block makes of its last linear's output is of no interest here.
-        if not self.first and name == self.order[-1] and len(self.reached) == len(self.order):
+        everything = len(self.reached) == len(self.order) == len(self.linears)
+        if not self.first and name == self.order[-1] and everything:
             raise Stop
 
     def _giver(self, x: Tensor) -> str | None:
@@ -177,7 +198,8 @@ def _choose_tokens(
     return {place: select_tokens(*what, alpha, distance.mean()) for place, what in seen.items()}
 
 
-def _never_reached(layers: Sequence[str]) -> UsageError:
+def never_reached(layers: Sequence[str]) -> UsageError:
+    """What is said of layers whose inputs are not known."""
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
     return UsageError(
         f"Calibration never reaches the layer '{layers[0]}'{more}, so nothing is known of its inputs: leave "

@@ -1,7 +1,7 @@
 """Sparsity counted from weights: in memory, or on disk, in one pass over the files."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ressa.anatomy import Anatomy, find_anatomy
-from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, read_manifest, read_masks
+from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, Manifest, read_manifest, read_masks
 from ressa.checkpoint.place import find
-from ressa.checkpoint.stored import StoredTensors, match_keys
+from ressa.checkpoint.stored import Location, StoredTensors, locate
 from ressa.errors import RunError, UsageError
+from ressa.fused import on_plain_linears, parts, splitted
 from ressa.runtime.linear import weight_of
 from ressa.sparsity import PackedMasks, count_packed, count_zeros, pack_nonzero, parse_pattern
 
@@ -34,10 +35,12 @@ class CountedLayer:
 
 @dataclass(frozen=True)
 class SparsityCount:
-    """towers: tower → share of zeros in its prunable linears."""
+    """towers: tower → share of zeros in its prunable linears. prunable, outside: as `Manifest` says."""
 
     layers: list[CountedLayer]
     towers: dict[str, float]
+    prunable: dict[str, float] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
@@ -45,6 +48,7 @@ class SparsityCount:
         return all(layer.holds is not False for layer in self.layers)
 
 
+@on_plain_linears
 def measure(model: nn.Module, anatomy: Anatomy) -> dict[str, float]:
     """Tower → share of zeros in the weights of its prunable linears, counted from the model in memory."""
     modules: dict[str, Any] = dict(model.named_modules())
@@ -81,57 +85,71 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
     place = find(folder)
     if not isinstance(place, Path):
         raise UsageError(f"No such folder: {folder}; give the folder of a checkpoint.")
-    reports = read_manifest(place).layers if (place / MANIFEST).is_file() else _layers_without_manifest(place)
+    manifest = read_manifest(place) if (place / MANIFEST).is_file() else _without_manifest(place)
+    reports = manifest.layers
     masks = read_masks(place) if (place / MASKS).is_file() else PackedMasks()
     stored = StoredTensors(place)
-    by_key = {report.tensor: report for report in reports if report.tensor in stored}
+    by_name = {report.name: report for report in reports}
 
-    def look(report: LayerReport, weight: Tensor | None) -> tuple[int, bool | None]:
-        packed = masks.packed(report.name) if report.name in masks else None
-        masked = report.shape if packed is None else (len(packed), masks.width(report.name))
+    def look(name: str, weight: Tensor | None) -> tuple[int, bool | None]:
+        report = by_name[name]
+        packed = masks.packed(name) if name in masks else None
+        masked = report.shape if packed is None else (len(packed), masks.width(name))
         if weight is None or not report.shape == masked == tuple(weight.shape):
             raise RunError(
-                f"{report.name} has another shape in {place / MANIFEST} or {MASKS} than in the weights: they are not "
+                f"{name} has another shape in {place / MANIFEST} or {MASKS} than in the weights: they are not "
                 "of one model, so make it anew."
             )
         return examine(weight, report.asked or None, packed)
 
-    found = stored.visit(by_key, lambda key, weight: look(by_key[key], weight))
-    results = {by_key[key].name: result for key, result in found.items()}
-    if others := [report for report in reports if report.name not in results]:
-        modules: dict[str, Any] = dict(reload(place).named_modules())
-        for report in others:
-            module = modules.get(report.name)
-            weight = weight_of(module) if hasattr(module, "weight") else None
-            results[report.name] = look(report, weight)
+    at = {r.name: Location(r.tensor, r.part) for r in reports if r.tensor in stored}
+    results = stored.visit_layers(at, look)
+    if others := [report.name for report in reports if report.name not in results]:
+        model = reload(place)
+        with splitted(model):
+            modules: dict[str, Any] = dict(model.named_modules())
+            for name in others:
+                module = modules.get(name)
+                results[name] = look(name, weight_of(module) if hasattr(module, "weight") else None)
     counted = [
         CountedLayer(r.name, r.tower, r.shape, r.asked or None, results[r.name][0] / prod(r.shape), holds)
         for r in reports
         for holds in [results[r.name][1]]
     ]
     towers = by_tower((r.tower, r.shape, results[r.name][0]) for r in reports)
-    return SparsityCount(counted, towers)
+    return SparsityCount(counted, towers, manifest.prunable, manifest.outside)
 
 
-def _layers_without_manifest(folder: Path) -> list[LayerReport]:
+def _without_manifest(folder: Path) -> Manifest:
+    """What a manifest would say of a folder that has none: its layers, from the model's structure alone."""
     # Which a folder with a manifest does not need.
     from ressa.checkpoint.loading import plan_of, without_weights
 
     model = without_weights(*plan_of(folder, str(folder)), str(folder))
-    anatomy = find_anatomy(model)
-    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in anatomy.linears()}
-    keys = match_keys(shapes, StoredTensors(folder).shapes())
-    return [
+    with splitted(model):
+        anatomy = find_anatomy(model)
+        shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in anatomy.linears()}
+        at = locate(shapes, StoredTensors(folder).shapes(), parts(model))
+    elsewhere = Location("")
+    layers = [
         LayerReport(
             name=name,
             tower=anatomy.tower_of(name),
             shape=shape,
             asked="",
             achieved=0,
-            tensor=keys.get(name, ""),
+            tensor=at.get(name, elsewhere).key,
+            part=at.get(name, elsewhere).part,
         )
         for name, shape in shapes.items()
     ]
+    return Manifest(
+        kind="dense",
+        source=str(folder),
+        layers=layers,
+        prunable=anatomy.prunable(),
+        outside=list(anatomy.outside),
+    )
 
 
 def reload(folder: Path) -> nn.Module:

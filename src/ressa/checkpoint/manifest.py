@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from ressa.errors import UsageError
 from ressa.files import write_json
+from ressa.fused import Part
 from ressa.runtime.format import is_packed
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ DENSE = "dense"
 class LayerReport(BaseModel):
     """One prunable linear. asked: a pattern, or "dense". achieved: the share of zeros counted in its weight.
     tensor: the key it is stored under (transformers renames some on saving), empty where it is stored in
-    another form."""
+    another form. part: where it lies within that tensor, if others do too (an expert's share of fused weights)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,18 +36,20 @@ class LayerReport(BaseModel):
     asked: str
     achieved: float
     tensor: str = ""
+    part: Part | None = None
 
 
 class Manifest(BaseModel):
     """How a folder was made. `checkpoint.save` fills in what is counted: `layers` (every prunable linear,
     dense ones too) and `towers` (share of zeros in the prunable linears of each). computed_in: the dtype of the
     weights as they were pruned or repaired, which need not be the one they are stored in. seconds: what pruning or
-    repair took. spent: where the time of the whole run went (load, calibrate, prune, save), in seconds."""
+    repair took. prunable: tower → the share of its blocks' weights that lies in prunable linears; outside: modules
+    with linears in no tower. spent: where the time of the whole run went (load, calibrate, prune, save), in seconds."""
 
     model_config = ConfigDict(extra="allow")
 
     version: int = 1
-    kind: Literal["pruned", "repaired"]
+    kind: Literal["pruned", "repaired", "dense"]
     source: str
     recipe: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
@@ -55,6 +58,8 @@ class Manifest(BaseModel):
     plan: dict[str, str] = Field(default_factory=dict)
     layers: list[LayerReport] = Field(default_factory=list)
     towers: dict[str, float] = Field(default_factory=dict)
+    prunable: dict[str, float] = Field(default_factory=dict)
+    outside: list[str] = Field(default_factory=list)
     seconds: float = 0.0
     spent: dict[str, float] = Field(default_factory=dict)
     computed_in: str = ""

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from ressa.anatomy import find_anatomy
+from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint.companions import carry_over, correct_config, is_weights
 from ressa.checkpoint.counting import by_tower, examine, reload
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, Manifest, write_manifest
-from ressa.checkpoint.stored import StoredTensors, match_keys
+from ressa.checkpoint.stored import Location, StoredTensors, locate
 from ressa.checkpoint.streaming import StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.files import fresh_directory
+from ressa.fused import on_plain_linears, parts, splitted
 from ressa.runtime.linear import weight_of
 from ressa.sparsity import PackedMasks, as_packed
 
@@ -45,14 +46,17 @@ def save(
     masks, started = as_packed(masks), perf_counter()
     with fresh_directory(folder) as work:
         write_model(work, vlm, max_shard_size=max_shard_size, streamed=streamed)
-        layers = _read_back(work, vlm.model, manifest.plan, masks)
+        anatomy = find_anatomy(vlm.model)
+        layers = _read_back(work, vlm.model, anatomy, manifest.plan, masks)
         towers = by_tower((l.tower, l.shape, round(l.achieved * l.shape[0] * l.shape[1])) for l in layers)
         spent = {**manifest.spent, "save": round(perf_counter() - started, 1)}
-        manifest = manifest.model_copy(update={"layers": layers, "towers": towers, "spent": spent})
+        found = {"prunable": anatomy.prunable(), "outside": list(anatomy.outside)}
+        manifest = manifest.model_copy(update={"layers": layers, "towers": towers, "spent": spent, **found})
         write_manifest(work, manifest, masks)
     return manifest
 
 
+@on_plain_linears
 def check_fits(model: nn.Module, plan: Mapping[str, str], masks: PackedMasks) -> None:
     """Raises UsageError unless the plan and the masks of a folder are those of the model in it."""
     modules: dict[str, Any] = dict(model.named_modules())
@@ -114,17 +118,19 @@ def _plain_generation(model: Any) -> Iterator[None]:
             model.generation_config = own
 
 
-def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedMasks) -> list[LayerReport]:
+def _read_back(
+    folder: Path, model: Any, anatomy: Anatomy, plan: Mapping[str, str], masks: PackedMasks
+) -> list[LayerReport]:
     """Every prunable linear as it was written, each read once. Raises RunError if a weight is not the model's
     own, or does not keep to its pattern and mask."""
-    anatomy = find_anatomy(model)
-    modules: dict[str, Any] = dict(model.named_modules())
-    weights: dict[str, Tensor] = {name: weight_of(modules[name]).detach() for name in anatomy.linears()}
+    with splitted(model):
+        modules: dict[str, Any] = dict(model.named_modules())
+        weights: dict[str, Tensor] = {name: weight_of(modules[name]).detach() for name in anatomy.linears()}
+        parted = parts(model)
     if foreign := sorted(set(plan) - set(weights)):
         raise RunError(f"The plan names {foreign[0]}, which this model does not have: prune again.")
     stored = StoredTensors(folder)
-    keys = match_keys({name: tuple(weight.shape) for name, weight in weights.items()}, stored.shapes())
-    names = {key: name for name, key in keys.items()}
+    at = locate({name: tuple(weight.shape) for name, weight in weights.items()}, stored.shapes(), parted)
 
     def look(name: str, written: Tensor) -> tuple[int, bool]:
         """How many zeros were written, and whether the weight is as it should be."""
@@ -132,18 +138,21 @@ def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedM
         zeros, kept = examine(written, plan.get(name, DENSE), packed)
         return zeros, kept is not False and _alike(written, weights[name])
 
-    found = {names[key]: seen for key, seen in stored.visit(names, lambda k, w: look(names[k], w)).items()}
+    found = stored.visit_layers(at, look)
     if others := [name for name in weights if name not in found or not found[name][1]]:
         # Stored in another form (split or permuted), which only transformers can turn back.
-        again: dict[str, Any] = dict(reload(folder).named_modules())
-        for name in others:
-            keys.pop(name, None)
-            found[name] = look(name, weight_of(again[name]).detach())
-            if not found[name][1]:
-                raise RunError(
-                    f"{name} was written with {found[name][0]} zeros that do not keep to its mask or the pattern "
-                    f"{plan.get(name, DENSE)}, or not as it is in memory: nothing was saved; prune again."
-                )
+        again = reload(folder)
+        with splitted(again):
+            there: dict[str, Any] = dict(again.named_modules())
+            for name in others:
+                at.pop(name, None)
+                found[name] = look(name, weight_of(there[name]).detach())
+                if not found[name][1]:
+                    raise RunError(
+                        f"{name} was written with {found[name][0]} zeros that do not keep to its mask or the pattern "
+                        f"{plan.get(name, DENSE)}, or not as it is in memory: nothing was saved; prune again."
+                    )
+    elsewhere = Location("")
     return [
         LayerReport(
             name=name,
@@ -151,7 +160,8 @@ def _read_back(folder: Path, model: Any, plan: Mapping[str, str], masks: PackedM
             shape=(weight.shape[0], weight.shape[1]),
             asked=plan.get(name, DENSE),
             achieved=found[name][0] / weight.numel(),
-            tensor=keys.get(name, ""),
+            tensor=at.get(name, elsewhere).key,
+            part=at.get(name, elsewhere).part,
         )
         for name, weight in weights.items()
     ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ressa.checkpoint.place import CONFIG, read_config
 from ressa.errors import RunError, UsageError
+from ressa.fused import Part
 from ressa.runtime.format import MARKER, POSITIONS, SHAPE, WEIGHT, beside, is_packed
 from ressa.runtime.packing import PackedWeight
 
@@ -130,6 +131,21 @@ class StoredTensors(Mapping[str, Tensor]):
         with ThreadPoolExecutor(READERS) as pool:
             return dict(zip(ordered, pool.map(take, ordered), strict=True))
 
+    def visit_layers(
+        self, layers: Mapping[str, "Location"], look: Callable[[str, Tensor], T]
+    ) -> dict[str, T]:
+        """layer → `look(layer, weight)`, read likewise; parts of one tensor are looked at while it is there."""
+        within: dict[str, list[str]] = {}
+        for layer, location in layers.items():
+            within.setdefault(location.key, []).append(layer)
+
+        def look_within(key: str, tensor: Tensor) -> dict[str, T]:
+            return {layer: look(layer, layers[layer].of(tensor)) for layer in within[key]}
+
+        return {
+            layer: seen for found in self.visit(within, look_within).values() for layer, seen in found.items()
+        }
+
     def announce(self, place: Place) -> None:
         """Let the system read a tensor in one sweep, not page by page as it is touched."""
         if hasattr(os, "posix_fadvise"):
@@ -215,6 +231,50 @@ def _read_index(path: Path) -> dict[str, str]:
     return files
 
 
+@dataclass(frozen=True)
+class Location:
+    """Where a layer's weight is stored: under which key, and which part of that tensor it is, None for all of it."""
+
+    key: str
+    part: Part | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The weight (out, in) within the tensor of that key."""
+        return tensor if self.part is None else self.part.of(tensor)
+
+
+def locate(
+    layers: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    parts: Mapping[str, Part] | None = None,
+) -> dict[str, Location]:
+    """Layer name → where its weight is stored; layers that are stored in yet another form are left out.
+
+    layers, stored: name → shape. parts: of the layers that a model keeps fused, where (`ressa.fused.parts`). On disk
+    either form is found: every expert apart, or all of them in one tensor.
+    """
+    found = {layer: Location(key) for layer, key in match_keys(layers, stored).items()}
+    lacking = {layer: part for layer, part in (parts or {}).items() if layer in layers and layer not in found}
+    whole = {part.parameter: (0,) for part in lacking.values()}
+    keys = _match(whole, dict.fromkeys(stored, (0,)))  # by their names; whether they fit is seen below
+    for layer, part in lacking.items():
+        if part.parameter in keys and _fits(stored[keys[part.parameter]], part, layers[layer]):
+            found[layer] = Location(keys[part.parameter], part)
+    return found
+
+
+def _fits(fused: tuple[int, ...], part: Part, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of the shape `fused` can hold the part, a weight of `shape`."""
+    dimensions = list(fused) if part.index is None else list(fused[1:])
+    if len(dimensions) != 2 or (part.index is not None and part.index >= fused[0]):
+        return False
+    if part.transposed:
+        dimensions.reverse()
+    rows = dimensions[0] if part.rows is None else len(range(*part.rows))
+    last = dimensions[0] if part.rows is None else part.rows[1]
+    return last <= dimensions[0] and (rows, dimensions[1]) == tuple(shape)
+
+
 def match_keys(
     layers: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
@@ -224,18 +284,43 @@ def match_keys(
 
     layers, stored: name → shape. Layers for which there is no key are left out.
     """
-    keys = {name: f"{name}.weight" for name in layers if f"{name}.weight" in stored}
+    matched = _match({f"{name}.weight": shape for name, shape in layers.items()}, stored)
+    return {name.removesuffix(".weight"): key for name, key in matched.items()}
+
+
+def _match(
+    parameters: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Parameter name → key, as `match_keys` says."""
+    keys = {name: name for name, shape in parameters.items() if tuple(stored.get(name, ())) == tuple(shape)}
     taken = set(keys.values())
-    for name, shape in layers.items():
+    likely: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    for key, shape in stored.items():
+        likely.setdefault((tuple(shape), _leaf(key)), []).append(key)
+    renamed: dict[str, str] = {}  # head of a name → that of its key, as found so far
+    for name, shape in parameters.items():
         if name in keys:
             continue
-        mine = [*name.split("."), "weight"]
-        likely = [key for key, other in stored.items() if tuple(other) == tuple(shape) and key not in taken]
-        best = max(likely, key=lambda key: _likeness(mine, key.split(".")), default=None)
-        if best is not None and f".{best}".endswith(f".{mine[-2]}.weight"):
-            keys[name] = best
-            taken.add(best)
+        guesses = (new + name[len(old) :] for old, new in renamed.items() if name.startswith(old))
+        best = next((g for g in guesses if g not in taken and tuple(stored.get(g, ())) == tuple(shape)), None)
+        if best is None:
+            mine = name.split(".")
+            free = [key for key in likely.get((tuple(shape), _leaf(name)), ()) if key not in taken]
+            best = max(free, key=lambda key: _likeness(mine, key.split(".")), default=None)
+            if best is None:
+                continue
+            tail = _likeness(mine, best.split("."))[0]
+            if tail > 2:
+                renamed[".".join(mine[:-tail]) + "."] = ".".join(best.split(".")[:-tail]) + "."
+        keys[name] = best
+        taken.add(best)
     return keys
+
+
+def _leaf(name: str) -> str:
+    """The part of a name that never changes: the parameter's own, with its linear's before `.weight`."""
+    parts = name.split(".")
+    return ".".join(parts[-2:] if parts[-1] == "weight" else parts[-1:])
 
 
 def _likeness(mine: list[str], other: list[str]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """`ressa inspect`: the zeros of a checkpoint, counted in its files."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ressa.commands.outcome import Outcome
 from ressa.report import layers_table, towers_table
 
 SHOWN = 8  # names of layers in a sentence
+ENOUGH = 0.9  # of a tower's weights: what is left beside are norms, routers, positions
 
 
 def inspect_model(model: str, *, layers: bool = False, figure: Path | None = None) -> Outcome:
@@ -24,6 +26,8 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
     data = {
         "model": model,
         "towers": count.towers,
+        "prunable": count.prunable,
+        "outside": count.outside,
         "holds": count.holds if asked else None,
         "layers": details,
     }
@@ -32,13 +36,27 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
         from ressa.report.plans import plan_bars, plan_blocks
 
         plan_bars(plan_blocks(details), figure, f"{model}: zeros of each block")
+    lines = _left_dense(count.prunable, count.outside)
     if not asked:
-        return Outcome(data, tables, ["No pattern was asked of this model."])
+        return Outcome(data, tables, [*lines, "No pattern was asked of this model."])
     broken = [layer.name for layer in count.layers if layer.holds is False]
     if broken:
         which = ", ".join(broken[:SHOWN]) + (f" and {len(broken) - SHOWN} more" * (len(broken) > SHOWN))
         count_of = "1 layer does" if len(broken) == 1 else f"{len(broken)} layers do"
         return Outcome(
-            data, tables, wrong=f"{count_of} not keep to the pattern asked for ({which}): prune again."
+            data, tables, lines, wrong=f"{count_of} not keep to the pattern asked for ({which}): prune again."
         )
-    return Outcome(data, tables, ["Every layer keeps to its pattern."])
+    return Outcome(data, tables, [*lines, "Every layer keeps to its pattern."])
+
+
+def _left_dense(prunable: Mapping[str, float], outside: Sequence[str]) -> list[str]:
+    """What of a model is never pruned, as sentences: nothing is passed over in silence."""
+    lines = [
+        f"Of the {tower} tower's blocks {1 - share:.1%} of the weights are in no linear layer that can be pruned."
+        for tower, share in prunable.items()
+        if share < ENOUGH
+    ]
+    if outside:
+        names = ", ".join(outside[:SHOWN]) + f" and {len(outside) - SHOWN} more" * (len(outside) > SHOWN)
+        lines.append(f"Never pruned, for it is not on the way from picture to words: {names}.")
+    return lines

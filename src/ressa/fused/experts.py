@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ressa.fused.part import Part, Split, Views
+from ressa.fused.part import Part
+from ressa.fused.stand_in import Split, Views
 
 ROWS = "token_rows"
 """Attribute of what an expert's linear is given: which rows of the layer's flattened input they are, int64 (rows,)."""

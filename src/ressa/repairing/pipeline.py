@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import means_bf16
+from ressa.fused import on_plain_linears, splitted
 from ressa.provenance import fingerprint
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import claim
@@ -62,6 +64,7 @@ class RepairResult:
     held_back: dict[str, Any] = field(default_factory=dict)
 
 
+@on_plain_linears
 def repair(
     pruned: "Vlm",
     masks: Mapping[str, Tensor],
@@ -86,7 +89,6 @@ def repair(
     diverges or a zero moved. After an error in training the pruned model is as it was before (but for masked
     fine-tuning, which trains its own weights).
     """
-    started = time.perf_counter()
     config = config or RepairConfig()
     if not samples:
         raise UsageError("There are no samples to repair with: give a data set with at least one.")
@@ -99,6 +101,21 @@ def repair(
     anatomy = find_anatomy(model)
     check_ranks(model, anatomy, config)
     weights = dense if dense is None or isinstance(dense, Mapping | CachedLogits) else dense.model
+    with splitted(weights) if isinstance(weights, nn.Module) else nullcontext():
+        return _repair(pruned, anatomy, masks, weights, samples, config, work_dir)
+
+
+def _repair(
+    pruned: "Vlm",
+    anatomy: Anatomy,
+    masks: Masks,
+    weights: DenseWeights | CachedLogits | None,
+    samples: Sequence[Sample],
+    config: RepairConfig,
+    work_dir: Path | None,
+) -> RepairResult:
+    started = time.perf_counter()
+    model: nn.Module = pruned.model
     if isinstance(weights, nn.Module | Mapping):
         check_dense(model, weights, set(anatomy.linears()))
     form = teacher_form(model, masks, weights, config)

@@ -23,13 +23,16 @@ def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
 
 
 def towers_table(count: Mapping[str, Any], title: str = "") -> Table:
-    """The zeros of each tower. count: `towers` (tower → share of zeros), `layers` (tower, shape, asked)."""
+    """The zeros of each tower. count: `towers` (tower → share of zeros), `layers` (tower, shape, asked),
+    `prunable` (tower → the share of its blocks' weights that these are)."""
     rows = []
     for tower, share in count["towers"].items():
         layers = [layer for layer in count["layers"] if layer["tower"] == tower]
         weights = sum(prod(layer["shape"]) for layer in layers)
-        rows.append((tower, _asked(layers), f"{share:.2%}", str(len(layers)), f"{weights:,}"))
-    return Table(title, ("tower", "asked", "zeros", "layers", "weights"), tuple(rows))
+        prunable = count.get("prunable", {}).get(tower)
+        said = NOTHING if prunable is None else f"{prunable:.1%}"
+        rows.append((tower, _asked(layers), f"{share:.2%}", str(len(layers)), f"{weights:,}", said))
+    return Table(title, ("tower", "asked", "zeros", "layers", "weights", "prunable"), tuple(rows))
 
 
 def _asked(layers: Sequence[Mapping[str, Any]]) -> str:
