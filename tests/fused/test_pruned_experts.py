@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from ressa.anatomy import find_anatomy
 from ressa.calibration.experts import FEW
 from ressa.checkpoint import Manifest, Vlm, count_sparsity, read_masks, save
+from ressa.checkpoint.packed import pack_folder
+from ressa.errors import UsageError
 from ressa.fused import parts, splitted
 from ressa.pruning import PruneResult, prune
 from ressa.warned import RessaWarning
@@ -133,3 +135,10 @@ def test_the_model_is_left_as_transformers_knows_it():
     model, _ = pruned()
     assert parts(model) == {}
     assert list(model.state_dict()) == list(make().state_dict())
+
+
+def test_fused_experts_are_not_packed_and_that_is_said(tmp_path):
+    saved(tmp_path / "pruned")
+    with pytest.raises(UsageError, match="cannot be packed"):
+        pack_folder(tmp_path / "pruned", tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()

@@ -51,7 +51,13 @@ def pack_folder(folder: str | Path, output: str | Path) -> Sizes:
         what = "packed already" if is_packed(source) else "quantised"
         raise UsageError(f"{folder} is {what}: give a folder that ressa pruned or repaired.")
     manifest, masks, stored = read_manifest(source), read_masks(source), StoredTensors(source)
-    names = {r.tensor: r.name for r in manifest.layers if r.name in masks and r.tensor in stored}
+    if expert := next((r.name for r in manifest.layers if r.name in masks and ".experts." in r.name), None):
+        raise UsageError(
+            f"{folder} has experts that are kept fused ({expert}), which cannot be packed: leave it as it is."
+        )
+    names = {
+        r.tensor: r.name for r in manifest.layers if r.name in masks and r.tensor in stored and not r.part
+    }
     if not names:
         raise UsageError(
             f"{folder} has no pruned layer to pack: give a folder that ressa pruned or repaired."
