@@ -95,3 +95,14 @@ def test_a_repair_of_real_size(tmp_path):
 def test_the_demo_on_each_device(tmp_path):
     report = smoke("devices.py", tmp_path)
     assert {"make repaired", "evaluate dense"} <= set(report["cpu"]["seconds"])
+
+
+def test_a_whole_sparse_model_at_work(tmp_path):
+    report = smoke("runtime.py", tmp_path, "--batches", "2")
+    assert set(report["sides"]) == {"dense", "ressa 2:4", "dense, 70 % zeros", "ressa 70 %"}
+    for side in ("ressa 2:4", "ressa 70 %"):
+        assert max(report["sides"][side]["2"]["errors"]) < 1e-2
+    assert (
+        report["sides"]["ressa 70 %"]["2"]["weights_bytes"] < report["sides"]["dense"]["2"]["weights_bytes"]
+    )
+    assert 0 < report["ceiling"]["decode, batch 2"]["share"] <= 1
