@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+LONGEST = 1000  # characters of a sentence; of a longer one, whatever it quotes, the ends are shown
+
 Values = dict[str, Any]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output.")]
 DryRun = Annotated[
@@ -488,6 +490,12 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any) 
     print(f"Warning: {sentence}", *table, sep="\n  ", file=sys.stderr, flush=True)
 
 
+@functools.cache
+def _parser() -> Any:
+    """What reads a command line, made once."""
+    return typer.main.get_command(app)
+
+
 def _wait_patiently() -> None:
     """Let OpenMP threads that wait for each other sleep, unless the user has said how they are to wait.
 
@@ -533,7 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _wait_patiently()
     try:
         with _ending_on_sigterm():
-            status = app(args=_json_values(arguments), standalone_mode=False, prog_name="ressa")
+            status = _parser().main(_json_values(arguments), prog_name="ressa", standalone_mode=False)
     except (KeyboardInterrupt, Interrupted):
         return _fail(130, "Interrupted: nothing half-written is left; the same command goes on where it can.")
     except UsageError as error:
@@ -556,5 +564,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(status: int, sentence: str, table: str = "") -> int:
-    print(f"ressa: {' '.join(sentence.split())}", *table.splitlines(), sep="\n  ", file=sys.stderr)
+    sentence = " ".join(sentence.split())
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
+    said = "\n  ".join([f"ressa: {sentence}", *table.splitlines()])
+    # A file name may be bytes that are no text; every stream takes what stands for them.
+    print(said.encode(errors="backslashreplace").decode(), file=sys.stderr)
     return status

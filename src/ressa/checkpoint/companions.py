@@ -1,6 +1,7 @@
 """What lies beside a model's weights (config, tokenizer, processor, README, licence), carried over as it is."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from huggingface_hub import snapshot_download
 
 from ressa.checkpoint.manifest import MANIFEST, MASKS
 from ressa.checkpoint.place import CONFIG
-from ressa.errors import UsageError
+from ressa.errors import UsageError, brief
 from ressa.files import write_json
 
 WEIGHTS = (
@@ -22,6 +23,12 @@ FROM_HUB = (
     *("LICENSE*", "LICENCE*", "NOTICE*"),
 )
 OF_A_PROCESSOR = ("tokenizer_config.json", "preprocessor_config.json", "*.jinja")
+
+# What a config's numbers are by their names, and far more than any model has of it.
+MOST = {
+    r"(layers?|experts?|blocks?|stages?|depths?)$": 10_000,
+    r"(size|dim|width|heads|channels|d_model|d_ff|d_kv|embeddings|positions|queries|tokens)$": 10**8,
+}
 
 
 def companions_folder(place: Path | str) -> Path:
@@ -35,12 +42,40 @@ def check_companions(folder: Path) -> None:
     """Raises UsageError for a config or tokenizer file that is no JSON object: transformers passes some of them
     by, and of others it does not say which."""
     for path in sorted({*folder.glob("*_config.json"), *folder.glob("tokenizer.json")}):
-        try:
-            good = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError, RecursionError):
-            good = False
-        if not good:
-            raise UsageError(f"{path} is damaged (it has to be a JSON object): make or fetch it anew.")
+        _json_object(path)
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises UsageError for a config.json that asks for more than any model has: making it would fill the memory."""
+    path = folder / CONFIG
+    for key, value in _numbers(_json_object(path)):
+        if any(value > most and re.search(pattern, key) for pattern, most in MOST.items()):
+            raise UsageError(
+                f"{path} says that {key} is {brief(value)}, which no model has: make or fetch it anew."
+            )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds. Raises UsageError unless it is a file with a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is damaged (it has to be a JSON object): make or fetch it anew.")
+    return found
+
+
+def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in a config, with the key it stands under."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from _numbers(value, name)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _numbers(value, key)
+    elif isinstance(config, int | float):
+        yield key, config
 
 
 def carry_over(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ressa.anatomy import find_anatomy
-from ressa.checkpoint.companions import check_companions, companions_folder
+from ressa.checkpoint.companions import check_companions, check_sizes, companions_folder
 from ressa.checkpoint.place import find, refusal_of_adapter
 from ressa.checkpoint.stored import check_weights
 from ressa.embedded import MODELS
@@ -108,6 +108,8 @@ def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
 
     Raises UsageError if a folder's weights are damaged, or too few for what its config says.
     """
+    if isinstance(place, Path):
+        check_sizes(place)
     with explained(source):
         config = AutoConfig.from_pretrained(place, **_safely(place))
         known = model_class(config)

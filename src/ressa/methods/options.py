@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ressa.errors import UsageError
+from ressa.errors import UsageError, brief
 from ressa.sparsity.pattern import Scope
 
 
@@ -53,7 +53,7 @@ OPTIONS: dict[str, type[Options]] = {
 def options_of(method: str) -> type[Options]:
     """The options of the method of this name. Raises UsageError with the known names."""
     if method not in OPTIONS:
-        raise UsageError(f"There is no pruning method '{method}'; choose one of: {', '.join(OPTIONS)}.")
+        raise UsageError(f"There is no pruning method {brief(method)}; choose one of: {', '.join(OPTIONS)}.")
     return OPTIONS[method]
 
 
@@ -68,9 +68,9 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
         if problem["type"] == "extra_forbidden":
             names = ", ".join(known.model_fields) or "none"
             raise UsageError(
-                f"The method {method} has no option '{name}'; its options are: {names}."
+                f"The method {method} has no option {brief(name)}; its options are: {names}."
             ) from None
         said = problem["msg"][:1].lower() + problem["msg"][1:]
         raise UsageError(
-            f"The option '{name}' of the method {method} cannot be {problem['input']!r}: {said}."
+            f"The option '{name}' of the method {method} cannot be {brief(problem['input'])}: {said}."
         ) from None

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from ressa.recipe.fields import Seed, brief
+from ressa.errors import brief
+from ressa.recipe.fields import Seed
 
 
 class BaseRecipe(BaseModel):

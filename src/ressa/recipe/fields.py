@@ -1,13 +1,13 @@
 """The types of recipes' fields: what values each takes and, where several recipes have it, its help."""
 
 import re
-import reprlib
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from ressa.errors import brief
 from ressa.methods.options import check_options, options_of
 from ressa.sparsity.pattern import Unstructured, parse_pattern
 
@@ -24,7 +24,7 @@ def _task_names(value: Any) -> Any:
     names = tuple(dict.fromkeys(str(name).strip() for name in names))
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
-        what = f"there is no task '{unknown[0]}'" if unknown else "no task is named"
+        what = f"there is no task {brief(unknown[0])}" if unknown else "no task is named"
         raise ValueError(f"{what}: choose from {', '.join(TASKS)}")
     return names
 
@@ -43,25 +43,6 @@ def _numbers(value: Any) -> Any:
             f"seeds are whole numbers from 0 to {SEEDS - 1}, separated by commas, not {brief(value)}"
         )
     return numbers
-
-
-def brief(value: Any) -> str:
-    """A value as a sentence shows it: on one line, its middle left out where it is long."""
-    text = _Brief().repr(value)
-    return text if len(text) <= 80 else f"{text[:50]}…{text[-20:]}"
-
-
-class _Brief(reprlib.Repr):
-    """Never follows a value further than a sentence has room for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 60, 60, 40
-
-    def repr_int(self, value: int, level: int) -> str:
-        return (
-            "a number of thousands of digits" if value.bit_length() > 1000 else super().repr_int(value, level)
-        )
 
 
 def _folder_to_write(value: Any) -> Any:
@@ -92,6 +73,8 @@ def _path(value: Any) -> Any:
         raise ValueError("a path cannot be empty: name a file or folder")
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
         raise ValueError(f"{brief(text)} is no path: it holds control characters")
+    if len(text.encode()) > 4000 or any(len(part.encode()) > 255 for part in Path(text).parts):
+        raise ValueError(f"{brief(text)} is no path: it is longer than a file system can hold")
     try:
         return str(Path(text).expanduser())
     except RuntimeError:  # no such user's home

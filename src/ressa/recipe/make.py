@@ -4,11 +4,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ressa.errors import UsageError
+from ressa.errors import UsageError, brief
 from ressa.recipe.base import sentence
 from ressa.recipe.demo import DemoRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
-from ressa.recipe.fields import brief
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.repair import RepairRecipe
 from ressa.recipe.sweep import SweepRecipe
@@ -33,3 +32,5 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
         return kind.model_validate(values)
     except ValidationError as error:
         raise UsageError(sentence(command, kind, error)) from None
+    except UnicodeEncodeError:  # half of a surrogate pair: bytes of the command line that were no text
+        raise UsageError("An option holds bytes that are no text in UTF-8: write it anew.") from None

@@ -81,9 +81,9 @@ def _size(value: Any, most: int = MOST_VALUES) -> int:
 def read_recipes(path: str | Path) -> list[Recipe]:
     """The recipes in a file; relative paths in it are relative to the folder the command runs in."""
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"There is no recipe file {path}: check the path.")
     try:
+        if not path.is_file():
+            raise UsageError(f"There is no recipe file {path}: check the path.")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The recipe file {path} is not readable text: {error}.") from None
