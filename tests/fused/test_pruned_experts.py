@@ -6,15 +6,16 @@ import pytest
 import torch
 import transformers as hf
 from fused.moe_vlm import batch, make
+from packed_folders import contents
 from safetensors.torch import load_file, save_file
 
 from ressa.anatomy import find_anatomy
 from ressa.calibration.experts import FEW
 from ressa.checkpoint import Manifest, Vlm, count_sparsity, read_masks, save
-from ressa.checkpoint.packed import pack_folder
-from ressa.errors import UsageError
+from ressa.checkpoint.packed import pack_folder, unpack_folder
 from ressa.fused import parts, splitted
 from ressa.pruning import PruneResult, prune
+from ressa.runtime.model import packed_layers
 from ressa.warned import RessaWarning
 
 EXPERT = "model.language_model.layers.{}.mlp.experts.{}.{}"
@@ -137,8 +138,15 @@ def test_the_model_is_left_as_transformers_knows_it():
     assert list(model.state_dict()) == list(make().state_dict())
 
 
-def test_fused_experts_are_not_packed_and_that_is_said(tmp_path):
+def test_fused_experts_stay_as_they_are_in_a_packed_folder_and_keep_their_masks(tmp_path):
     saved(tmp_path / "pruned")
-    with pytest.raises(UsageError, match="cannot be packed"):
-        pack_folder(tmp_path / "pruned", tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
+    sizes = pack_folder(tmp_path / "pruned", tmp_path / "packed")
+    assert sizes.layers > 0
+    assert any(".experts." in name for name in sizes.left)
+    assert count_sparsity(tmp_path / "packed") == count_sparsity(tmp_path / "pruned")
+    before, after = (read_masks(tmp_path / folder) for folder in ("pruned", "packed"))
+    assert {name: before[name].tolist() for name in before} == {name: after[name].tolist() for name in after}
+    unpack_folder(tmp_path / "packed", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "pruned")
+    models = [type(make()).from_pretrained(tmp_path / folder).eval() for folder in ("pruned", "packed")]
+    assert packed_layers(models[1])

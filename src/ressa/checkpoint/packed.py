@@ -51,12 +51,14 @@ def pack_folder(folder: str | Path, output: str | Path) -> Sizes:
         what = "packed already" if is_packed(source) else "quantised"
         raise UsageError(f"{folder} is {what}: give a folder that ressa pruned or repaired.")
     manifest, masks, stored = read_manifest(source), read_masks(source), StoredTensors(source)
-    if expert := next((r.name for r in manifest.layers if r.name in masks and ".experts." in r.name), None):
-        raise UsageError(
-            f"{folder} has experts that are kept fused ({expert}), which cannot be packed: leave it as it is."
-        )
+    # Experts that are fused in memory, and parts of a tensor, have no layer of their own to put a packed one in.
     names = {
-        r.tensor: r.name for r in manifest.layers if r.name in masks and r.tensor in stored and not r.part
+        report.tensor: report.name
+        for report in manifest.layers
+        if report.name in masks
+        and report.tensor in stored
+        and not report.part
+        and ".experts." not in report.name
     }
     if not names:
         raise UsageError(
