@@ -87,7 +87,8 @@ def _repair(recipe: RepairRecipe) -> Outcome:
     shape = outline(model, anatomy)
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
     steps = config.steps or steps_of(recipe.samples, config.epochs, config.batch_size)
-    reconstructed = min(config.reconstruct_samples, recipe.samples) if config.reconstructs else 0
+    allowed = -(-config.reconstruct_tokens // shape.tokens["language"])
+    reconstructed = min(config.reconstruct_samples, recipe.samples, allowed) if config.reconstructs else 0
     found = estimate_repair(
         shape,
         ranks,

@@ -132,16 +132,20 @@ def examine(
     with forward.of(model) as run:
         for start in range(0, len(samples), batch_size):
             batch = batcher.training(samples[start : start + batch_size])
-            logits = logits_of(run(batch))
-            rows, targets = align(
-                logits, batch["labels"].to(logits.device), shift=not batcher.encoder_decoder
-            )
-            count = len(batch["labels"])
-            supervised = (targets != IGNORED).view(count, -1)
-            loss = F.cross_entropy(rows.float(), targets, ignore_index=IGNORED, reduction="none")
-            losses.append(loss.view(count, -1).sum(1).cpu())
-            tokens.append(supervised.sum(1).float().cpu())
-            right.append(((rows.argmax(-1) == targets).view(count, -1) & supervised).sum(1).float().cpu())
+            logits, shift = logits_of(run(batch)), not batcher.encoder_decoder
+            labels = batch["labels"].to(logits.device)
+            numbers = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+            rows, targets = align(logits, labels, shift=shift)
+            supervised = targets != IGNORED
+            rows, targets = rows[supervised].float(), targets[supervised]
+            owners = align(logits, numbers, shift=shift)[1][supervised]
+
+            def by_sample(values: Tensor, owners: Tensor = owners, count: int = len(labels)) -> Tensor:
+                return torch.zeros(count, device=values.device).index_add_(0, owners, values.float()).cpu()
+
+            losses.append(by_sample(F.cross_entropy(rows, targets, reduction="none")))
+            tokens.append(by_sample(torch.ones_like(targets)))
+            right.append(by_sample(rows.argmax(-1) == targets))
     return Examination(torch.cat(losses), torch.cat(tokens), torch.cat(right))
 
 
