@@ -16,7 +16,7 @@ from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
 from ressa.commands.target import one_at_a_time, work_place
-from ressa.errors import RunError, UsageError
+from ressa.errors import UsageError
 from ressa.files import check_writable, fresh_directory, read_json, write_json
 from ressa.progress import console
 from ressa.provenance import versions
@@ -89,8 +89,8 @@ def _begin(recipe: DemoRecipe) -> None:
 
 
 def _evaluate(recipe: DemoRecipe, name: str) -> None:
-    if read_json(_scores(recipe, name)) is None and (wrong := run_evaluate(recipe.evaluate(name)).wrong):
-        raise RunError(wrong)
+    if read_json(_scores(recipe, name)) is None:
+        run_evaluate(recipe.evaluate(name))
 
 
 def _results(recipe: DemoRecipe) -> dict[str, Any]:

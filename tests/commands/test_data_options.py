@@ -11,7 +11,6 @@ import time
 import pytest
 from PIL import Image
 
-from ressa.errors import RunError
 from ressa.evaluation.kept import Kept
 
 
@@ -177,24 +176,3 @@ def test_an_evaluation_to_the_terminal_goes_on_too_and_one_of_another_model_does
     assert "it left" not in ressa("evaluate", world.instructblip, *command).err
     assert "it left 2 answers" in " ".join(ressa("evaluate", world.llava, *command).err.split())
     assert "it left" not in ressa("evaluate", world.llava, *command).err
-
-
-def test_scores_are_shown_where_their_file_cannot_be_written(world, tmp_path, ressa, monkeypatch):
-    def full(path, value):
-        raise RunError(f"There is no room left to write {path}.")
-
-    monkeypatch.setattr("ressa.commands.evaluate.write_json", full)
-    monkeypatch.setattr("ressa.files.write_json", full)
-    said = ressa(
-        "evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--json", tmp_path / "x.json"
-    )
-    assert said.status == 1
-    assert "no room left" in said.sentence
-    assert "GQA" in said.out
-
-
-def test_scores_that_nobody_may_write_are_refused_before_anything_is_read(world, tmp_path, ressa):
-    (tmp_path / "file").write_text("")
-    said = ressa("evaluate", world.llava, "--data", world.data, "--json", tmp_path / "file" / "x.json")
-    assert said.status == 2
-    assert "cannot be written" in said.sentence

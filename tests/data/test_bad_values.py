@@ -195,20 +195,6 @@ def test_what_is_left_out_though_nothing_is_wrong_is_counted(folder):
     assert any("captions of images that it does not list: 1; left out" in text for text in texts)
 
 
-def test_entries_that_stand_twice_count_once(folder):
-    """As in a file that was put together from parts that overlap."""
-    change(folder / "captions_test.json", lambda v: v["images"].append(v["images"][0]))
-    change(folder / "questions_test.json", lambda v: v["questions"].append(v["questions"][0]))
-    change(folder / "annotations_test.json", lambda v: v["annotations"].append(v["annotations"][0]))
-    with pytest.warns(RessaWarning, match="images listed again: 1; left out"):
-        assert len(DatasetFolder(folder).captions("test")) == 4
-    with pytest.warns(RessaWarning) as said:
-        assert len(DatasetFolder(folder).vqa("test")) == 4
-    texts = [str(each.message) for each in said]
-    assert any("questions asked again: 1" in text for text in texts)
-    assert any("questions answered again: 1" in text for text in texts)
-
-
 def test_nothing_usable_is_an_error_on_skip_too(folder):
     change(folder / "captions_test.json", lambda v: [a.update(caption=None) for a in v["annotations"]])
     with pytest.raises(UsageError, match="no captions that can be used"):

@@ -10,7 +10,7 @@ from ressa.checkpoint import find
 from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import work_folder, work_place
-from ressa.errors import RunError, UsageError
+from ressa.errors import UsageError
 from ressa.evaluation import Drawn, Kept, draw
 from ressa.files import check_writable, read_json, write_json
 from ressa.locks import held
@@ -23,11 +23,8 @@ from ressa.warned import recorded
 def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     """Evaluate; the scores go, with the model's sparsity and the recipe, to a JSON file if one is named.
 
-    Answers are kept until all are there: an evaluation that was cut short goes on where it was. Where the file
-    cannot be written in the end, the scores are in the outcome all the same.
+    Answers are kept until all are there: an evaluation that was cut short goes on where it was.
     """
-    if recipe.output is not None:
-        check_writable(recipe.output)
     find(recipe.model)
     with recorded() as said:
         drawn = draw(
@@ -62,13 +59,9 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
         "recipe": recipe.identity(),
         "warnings": said,
     }
-    wrong = ""
     if recipe.output is not None:
-        try:
-            write_json(recipe.output, data)
-        except RunError as error:
-            wrong = str(error)
-    return Outcome(data, [scores_table(data, recipe.model)], wrong=wrong)
+        write_json(recipe.output, data)
+    return Outcome(data, [scores_table(data, recipe.model)])
 
 
 def _identity(recipe: EvaluateRecipe, drawn: Drawn, model: Any, computed: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ressa.data.image_folder import ImageFolder, image_folder
 from ressa.data.jsonfile import lists
 from ressa.data.prompts import CAPTION
 from ressa.data.sample import CaptionedImage
-from ressa.data.values import Once, field, fields, identity, items, text, texts
+from ressa.data.values import field, fields, identity, items, text, texts
 from ressa.errors import UsageError
 
 WHAT = "COCO captions"
@@ -29,7 +29,7 @@ def read_captions(
     folder = image_folder(images)
     said: dict[str, list[str]] = {}
     found: list[CaptionedImage] = []
-    seen = Once()
+    seen: set[str] = set()
     with collecting(faults) as collected:
         for place, entry in enumerate(annotations):
             with collected.at(captions, "annotations", place):
@@ -39,14 +39,16 @@ def read_captions(
         for place, entry in enumerate(listed):
             with collected.at(captions, "images", place):
                 key = identity(field(fields(entry), "id"), "the id")
-                if seen.new(key, entry) and key in said:
+                if key in seen:
+                    raise UsageError(f"an image before it has the id {key}, too")
+                seen.add(key)
+                if key in said:
                     image = folder.named(field(entry, "file_name"))
                     objects = items(entry.get("objects") or [], "objects")
                     forms = tuple(texts(name, "an object's name") for name in objects)
                     found.append(CaptionedImage(image, prompt, None, key, tuple(said[key]), forms))
-        collected.leave_out(captions, seen.repeated, "images listed again")
-        collected.leave_out(captions, len(seen.entries.keys() - said.keys()), "images without a caption")
-        strangers = sum(len(texts) for key, texts in said.items() if key not in seen.entries)
+        collected.leave_out(captions, len(seen - said.keys()), "images without a caption")
+        strangers = sum(len(texts) for key, texts in said.items() if key not in seen)
         collected.leave_out(captions, strangers, "captions of images that it does not list")
         return collected.some(found, "captions", captions)
 

@@ -82,21 +82,3 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     return "a list" if isinstance(value, list) else "an object"
-
-
-class Once:
-    """Ids that may stand once; files that were put together often hold the same entry twice."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, Any] = {}
-        self.repeated = 0
-
-    def new(self, key: str, entry: Any) -> bool:
-        """Whether an id has not come yet. Raises UsageError where it came with another content."""
-        if key not in self.entries:
-            self.entries[key] = entry
-            return True
-        if self.entries[key] != entry:
-            raise UsageError(f"an entry before it has the id {key}, too, and says something else")
-        self.repeated += 1
-        return False

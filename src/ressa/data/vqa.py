@@ -10,7 +10,7 @@ from ressa.data.jsonfile import lists
 from ressa.data.numbering import Numbering, ids_in
 from ressa.data.prompts import QUESTION
 from ressa.data.sample import Question
-from ressa.data.values import Once, answer, field, fields, identity, items, text, texts
+from ressa.data.values import answer, field, fields, identity, items, text, texts
 from ressa.errors import UsageError
 
 
@@ -32,32 +32,33 @@ def read_vqa(
     (asked,) = lists(questions, "VQAv2 questions", "questions")
     (answered,) = lists(annotations, "VQAv2 annotations", "annotations")
     pictures = Numbering("COCO", image_folder(images), ids_in(asked, "image_id"), names)
-    places: dict[str, int] = {}
+    entries: dict[str, tuple[int, dict[str, Any]]] = {}
     found: list[Question] = []
-    answers, seen = Once(), Once()
+    seen: set[str] = set()
     with collecting(faults) as collected:
         for place, entry in enumerate(answered):
             with collected.at(annotations, "annotations", place):
                 key = identity(field(fields(entry), "question_id"), "the question_id")
-                if answers.new(key, entry):
-                    places[key] = place
+                if key in entries:
+                    raise UsageError(f"an annotation before it answers question {key}, too")
+                entries[key] = place, entry
         for place, entry in enumerate(asked):
             with collected.at(questions, "questions", place):
                 key = identity(field(fields(entry), "question_id"), "the question_id")
-                if seen.new(key, entry) and key in places:
+                if key in seen:
+                    raise UsageError(f"a question before it has the id {key}, too")
+                seen.add(key)
+                if key in entries:
                     question = text(field(entry, "question"), "the question")
                     image = pictures.find(identity(field(entry, "image_id"), "the image_id"))
-                    with collected.at(annotations, "annotations", places[key]):
+                    number, annotation = entries[key]
+                    with collected.at(annotations, "annotations", number):
                         prompt = template.replace("{}", question)
-                        found.append(_question(key, question, prompt, image, answers.entries[key]))
-        asked_for, answered_for = seen.entries.keys(), answers.entries.keys()
-        for file, count, what in (
-            (questions, seen.repeated, "questions asked again"),
-            (annotations, answers.repeated, "questions answered again"),
-            (questions, len(asked_for - answered_for), f"questions without answers in {annotations}"),
-            (annotations, len(answered_for - asked_for), f"answers to no question of {questions}"),
-        ):
-            collected.leave_out(file, count, what)
+                        found.append(_question(key, question, prompt, image, annotation))
+        collected.leave_out(
+            questions, len(seen - entries.keys()), f"questions without answers in {annotations}"
+        )
+        collected.leave_out(annotations, len(entries.keys() - seen), f"answers to no question of {questions}")
         return collected.some(found, "questions with answers", questions)
 
 

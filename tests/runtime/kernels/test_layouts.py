@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cases import SHAPES, mask_24, mask_any, packed
-from emulation import sparse_product
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mma_emulation import sparse_product
+from runtime_cases import SHAPES, mask_24, mask_any, packed
 
 from ressa.runtime.kernels import layout24, split
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import SHAPES, mask_24, mask_any, packed
+from runtime_cases import SHAPES, mask_24, mask_any, packed
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -15,7 +15,7 @@ if not kernels.supported(torch.device("cuda"), torch.float16):
     pytest.skip("needs a GPU that the kernels are for, and NVRTC", allow_module_level=True)
 
 DTYPES = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
-TOKENS = [1, 2, 3, 8, 9, 16, 31, 64, 65, 129, 300]
+TOKENS = [1, 2, 3, 8, 9, 16, 31, 64, 65, 96, 129, 300]
 
 
 @pytest.fixture(autouse=True)

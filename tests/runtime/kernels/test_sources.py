@@ -25,7 +25,7 @@ SIZES = [
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
 def test_sources_compile(architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sources = [("decode24", size.macros()) for size in SIZES]
+    sources = [("decode24", size.macros(room)) for size in SIZES for room in {size.least_room, size.x_parts}]
     sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1})]
     if architecture == "sm_90a":
         sources.append(("prefill24", variants.Prefill24(2, 1, 2, 5).macros()))

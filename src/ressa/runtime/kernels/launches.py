@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ressa.runtime.kernels import driver, layout24, split
 from ressa.runtime.kernels.variants import (
+    MOST_SPLIT_TOKENS,
+    MOST_TOKENS,
     Decode24,
     Prefill24,
     choose,
@@ -30,7 +32,7 @@ class _Decode(ctypes.Structure):
             (name, ctypes.c_int)
             for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
         ),
-        *((name, ctypes.c_uint) for name in ("x_bytes", "record_bytes")),
+        *((name, ctypes.c_uint) for name in ("x_bytes", "x_part", "record_bytes")),
         *((name, ctypes.c_void_p) for name in ("records", "offsets")),
     ]
 
@@ -57,13 +59,13 @@ class _Unpack(ctypes.Structure):
 def few_tokens(
     rows: int, columns: int, width: int, dtype: torch.dtype, device: int, record_bytes: int, tokens: int
 ) -> tuple[Few, int] | None:
-    """The kernel for these tokens, and how many of them it takes at once: all, if their columns fit the CTAs.
+    """The kernel for these tokens, and how many of them it takes at once: all, if they are few and their columns fit.
 
     width: columns of x, `columns` or some more than W has, which must be zeros. record_bytes: of the longest record,
     0 for a 2:4 weight. None where not even one token's columns fit.
     """
     limit, one_cta = driver.shared_limit(device), torch.cuda.get_device_capability(device) < (9, 0)
-    most = tokens
+    most = min(tokens, MOST_SPLIT_TOKENS if record_bytes else MOST_TOKENS)
     while True:
         candidates = (
             split24_candidates(most, columns, record_bytes, limit)
@@ -92,16 +94,17 @@ def decode_with(
 ) -> Few:
     """The kernel for up to `most` tokens in one size; the rest as for `few_tokens`."""
     row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
+    room = variant.x_room(most, columns, record_bytes, driver.shared_limit(device))
     kernel = driver.kernel(
         "decode24",
-        {"BF16": int(dtype == torch.bfloat16), **variant.macros()},
+        {"BF16": int(dtype == torch.bfloat16), **variant.macros(room)},
         device,
         grid=-(-rows // variant.rows) * variant.splits,
         threads=variant.warps * 32,
-        shared=variant.shared(most, columns, record_bytes),
+        shared=variant.shared(most, columns, record_bytes, room),
         cluster=variant.splits,
     )
-    x_bytes = variant.x_bytes(columns)
+    x_bytes, x_part = variant.x_bytes(columns, room), variant.x_part(columns)
 
     def run(
         x: Tensor,
@@ -114,7 +117,7 @@ def decode_with(
         kernel(
             _Decode(
                 blocks.data_ptr(), x.data_ptr(), y.data_ptr(), _pointer(bias), rows, width, row_blocks,
-                column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, record_bytes,
+                column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, x_part, record_bytes,
                 _pointer(records), _pointer(offsets),
             )
         )  # fmt: skip

@@ -12,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from ressa.errors import RunError
 
 _OPTIONS = ("--std=c++17", "--restrict")
@@ -42,6 +44,7 @@ def cache_folder() -> Path:
     return Path(base) / "ressa" / "kernels"
 
 
+@cache
 def available() -> bool:
     """Whether NVRTC is found."""
     try:
@@ -77,13 +80,15 @@ def _keep(path: Path, content: bytes) -> None:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """libnvrtc of the nvidia packages, the newest first, or of the system."""
+    """libnvrtc of the nvidia packages, that of PyTorch's CUDA version first, or of the system."""
     folders: list[Path] = []
     spec = importlib.util.find_spec("nvidia")
     for place in (spec.submodule_search_locations or []) if spec else []:
-        folders += sorted(Path(place).glob("*/lib"), reverse=True)
-    found = [path for folder in folders for path in sorted(folder.glob("libnvrtc.so.*"), reverse=True)]
-    for candidate in [*map(str, found), "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]:
+        folders += Path(place).glob("*/lib")
+    found = [path for folder in folders for path in folder.glob("libnvrtc.so.*") if "alt" not in path.name]
+    major = (torch.version.cuda or "").split(".")[0]
+    found.sort(key=lambda path: (path.suffix == f".{major}", path.name), reverse=True)
+    for candidate in [*map(str, found), f"libnvrtc.so.{major}", "libnvrtc.so"]:
         try:
             for builtins in sorted(Path(candidate).parent.glob("libnvrtc-builtins.so.*")):
                 ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # it looks for them by name alone

@@ -11,8 +11,9 @@ from ressa.runtime.packing import PackedWeight
 from ressa.runtime.prepared import PreparedWeight
 from ressa.sparsity import pack_mask
 
-FEW_TOKENS = 32
-"""Up to here a weight of any pattern is multiplied as it is; beyond, it is unpacked into a scratch buffer first."""
+FEW_TOKENS = 96
+"""Up to here a weight of any pattern is multiplied as it is, by 32 tokens at a time; beyond, it takes less time to
+unpack it into a scratch buffer for cuBLAS."""
 
 
 class Blocks24(PreparedWeight):

@@ -14,8 +14,8 @@ from torch import Tensor
 from ressa.errors import RunError
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, launches, variants
-from ressa.runtime.kernels.sparse24 import FEW_TOKENS, Blocks24, SplitBlocks
-from ressa.runtime.kernels.variants import MOST_TOKENS, Decode24, Prefill24
+from ressa.runtime.kernels.sparse24 import Blocks24, SplitBlocks
+from ressa.runtime.kernels.variants import MOST_SPLIT_TOKENS, MOST_TOKENS, Decode24, Prefill24
 
 Weight = Blocks24 | SplitBlocks
 _Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
@@ -56,7 +56,7 @@ def time_events(run: Callable[[], object], rounds: int) -> float:
 def tunable(weight: Weight, tokens: int) -> bool:
     """Whether there is anything to choose; beyond few tokens a weight of any pattern is unpacked."""
     if isinstance(weight, SplitBlocks):
-        return tokens <= FEW_TOKENS
+        return tokens <= MOST_SPLIT_TOKENS
     return tokens <= MOST_TOKENS or launches.has_prefill(weight.blocks.get_device())
 
 

@@ -17,7 +17,8 @@ import torch
 
 from ressa.runtime.kernels import layout24, nvrtc, split
 
-MOST_TOKENS = 64  # that the kernels for few tokens take in one launch
+MOST_TOKENS = 64  # that the kernel for few tokens takes in one launch, of 2:4 weights
+MOST_SPLIT_TOKENS = 32  # and of split ones
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,39 @@ class Decode24:
         """Of a CTA."""
         return self.warps_m * self.row_blocks * 32
 
-    def x_bytes(self, columns: int) -> int:
-        """Of shared memory for one token."""
-        units = -(-columns // (layout24.COLUMNS * self.UNIT))
-        return -(-units // self.splits) * self.UNIT * layout24.COLUMNS * 2 + 16
+    @property
+    def x_parts(self) -> int:
+        """In which x comes: one for each place along k, or four, one after the other."""
+        return self.warps_k if self.warps_k > 1 else 4
 
-    def shared(self, tokens: int, columns: int, record_bytes: int) -> int:
+    @property
+    def least_room(self) -> int:
+        """Parts of x that must be in memory at once."""
+        return self.warps_k if self.warps_k > 1 else 2
+
+    def x_room(self, tokens: int, columns: int, record_bytes: int, limit: int) -> int:
+        """Parts of x that are in memory at once: all, if they fit."""
+        all_fit = self.shared(tokens, columns, record_bytes, self.x_parts) <= limit
+        return self.x_parts if all_fit else self.least_room
+
+    def x_part(self, columns: int) -> int:
+        """Bytes of one token's longest part."""
+        return -(-self._units(columns) // self.x_parts) * self.UNIT * layout24.COLUMNS * 2
+
+    def x_bytes(self, columns: int, room: int) -> int:
+        """Of shared memory for one token: those of its parts, and 16 that keep banks apart."""
+        if self.warps_k > 1:
+            return self._units(columns) * self.UNIT * layout24.COLUMNS * 2 + 16
+        return room * self.x_part(columns) + 16
+
+    def _units(self, columns: int) -> int:
+        """Of columns, that a CTA has at most."""
+        return -(-columns // (layout24.COLUMNS * self.UNIT * self.splits))
+
+    def shared(self, tokens: int, columns: int, record_bytes: int, room: int) -> int:
         """Bytes of a CTA's dynamic shared memory. record_bytes: of the longest record, where there are any."""
         stages = self.stages * layout24.BLOCK_BYTES + self.RECORDS * record_bytes
-        loop = self.warps * self.row_blocks * stages + tokens * self.x_bytes(columns)
+        loop = self.warps * self.row_blocks * stages + tokens * self.x_bytes(columns, room)
         sums = self.warps * self.token_tiles * 8 * (self.row_blocks * 32 + 4) * 4
         if self.splits > 1 and self.warps_k > 1:
             sums += tokens * self.rows * 4
@@ -63,11 +88,12 @@ class Decode24:
         return (
             tokens <= 8 * self.token_tiles
             and self.splits <= -(-columns // (layout24.COLUMNS * self.UNIT))
-            and self.shared(tokens, columns, record_bytes) <= limit
+            and self.shared(tokens, columns, record_bytes, self.least_room) <= limit
         )
 
-    def macros(self) -> dict[str, int]:
+    def macros(self, room: int) -> dict[str, int]:
         return {
+            "X_ROOM": room,
             "RESIDUAL": int(self.RECORDS > 0),
             "TOKEN_TILES": self.token_tiles,
             "ROW_BLOCKS": self.row_blocks,
@@ -191,6 +217,7 @@ def _decode24_sizes() -> tuple[tuple[int, ...], ...]:
         (4, 2, 4, 4, 2, 1), (4, 1, 8, 2, 3, 1), (4, 2, 4, 1, 4, 3),
         (8, 1, 8, 1, 3, 2), (8, 1, 8, 1, 4, 1), (8, 2, 8, 1, 2, 1), (8, 1, 4, 2, 4, 1), (8, 1, 8, 2, 3, 1),
         (8, 1, 16, 1, 3, 1), (8, 1, 4, 1, 6, 2), (8, 1, 8, 1, 2, 2), (8, 1, 4, 1, 4, 2),
+        (8, 1, 8, 1, 6, 1), (8, 2, 8, 1, 3, 1), (4, 2, 8, 1, 3, 1), (4, 1, 8, 1, 6, 1),
     )  # fmt: skip
 
 
@@ -216,6 +243,6 @@ def _sizes(tokens: int) -> Iterator[tuple[int, ...]]:
 
 
 def prefill24_candidates() -> Iterator[Prefill24]:
-    for warpgroups, stages in ((2, 5), (1, 6), (1, 4)):
+    for warpgroups, stages in ((2, 5), (2, 6), (1, 6), (1, 4)):
         for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2), (2, 2)):
             yield Prefill24(warpgroups, cluster_m, cluster_n, stages)

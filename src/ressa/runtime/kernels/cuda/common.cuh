@@ -130,6 +130,10 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
 #endif
 }
 
+DEVICE void barrier_arrive(u32 barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
+}
+
 DEVICE void barrier_expect(u32 barrier, u32 bytes) {
 #if BULK
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");

@@ -14,7 +14,10 @@
 // Each warp has its own ring of stages and its own barriers; nothing in the main loop waits for another warp. The
 // warps of a CTA and the CTAs of a cluster split k.
 //
-// Macros: BF16, RESIDUAL, TOKEN_TILES (of 8 tokens), ROW_BLOCKS (of 32 rows, a warp), WARPS_M, WARPS_K, STAGES, CTAS (an
+// x comes in parts, each with a barrier: one for each place along k. Warps that go through all of k take one part after
+// the other, with all in memory, or only X_ROOM.
+//
+// Macros: BF16, RESIDUAL, X_ROOM, TOKEN_TILES (of 8 tokens), ROW_BLOCKS (of 32 rows, a warp), WARPS_M, WARPS_K, STAGES, CTAS (an
 // SM, asked of the compiler).
 #include "common.cuh"
 
@@ -36,7 +39,8 @@ struct Arguments {
   u16* y;            // [tokens][rows]
   const u16* bias;   // [rows], or null
   int rows, columns, row_blocks, column_blocks, tokens, x_stride, splits;
-  u32 x_bytes;         // of shared memory for one token: the CTA's columns and 16 bytes more, which keep banks apart
+  u32 x_bytes;         // of shared memory for one token: the columns there and 16 bytes more, which keep banks apart
+  u32 x_part;          // bytes of a part of these, where there is not room for all
   u32 record_bytes;    // of shared memory for a record: those of the longest
   const u8* records;   // or null
   const u32* offsets;  // [row blocks · records of a row + 1]: where each record begins, in units of 128 bytes
@@ -59,11 +63,12 @@ DEVICE u32 take(u32 mask, int index, u32& place) {
 // but the barriers.
 extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decode24(const Arguments arguments) {
   constexpr int WARPS = WARPS_M * WARPS_K, STAGE = ROW_BLOCKS * BLOCK;
-  constexpr int X_PARTS = WARPS_K == 1 ? 4 : WARPS_K;  // pieces of x that are waited for one by one
+  constexpr int X_PARTS = WARPS_K == 1 ? 4 : WARPS_K;
   extern __shared__ __align__(128) u8 memory[];
   const Arguments& a = arguments;
   const int warp = warp_index(), lane = threadIdx.x % 32, warp_m = warp % WARPS_M, warp_k = warp / WARPS_M;
-  const u32 base = shared_address(memory), x_barriers = base, barriers = base + X_PARTS * 8 + warp * (STAGES + RECORDS) * 8;
+  const u32 base = shared_address(memory), x_barriers = base, x_free = base + X_PARTS * 8;
+  const u32 barriers = base + (X_PARTS + X_ROOM) * 8 + warp * (STAGES + RECORDS) * 8;
   const u32 ring = base + BARRIERS + warp * STAGES * STAGE;
 #if RESIDUAL
   const u32 records = base + BARRIERS + WARPS * STAGES * STAGE + warp * RECORDS * ROW_BLOCKS * a.record_bytes;
@@ -74,7 +79,6 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
   const int units = (a.column_blocks + UNIT - 1) / UNIT, first_unit = units * rank / a.splits;
   const int cta_units = units * (rank + 1) / a.splits - first_unit, cta_begin = first_unit * UNIT;
   auto part_begin = [&](int part) { return min((first_unit + cta_units * part / X_PARTS) * UNIT, a.column_blocks); };
-  const int cta_blocks = part_begin(X_PARTS) - cta_begin;
   const int begin = WARPS_K == 1 ? part_begin(0) : part_begin(warp_k);
   const int end = WARPS_K == 1 ? part_begin(X_PARTS) : part_begin(warp_k + 1);
   const int first_block = (cta * WARPS_M + warp_m) * ROW_BLOCKS;
@@ -93,8 +97,10 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
   };
   if (lane == 0) {
     for (int s = 0; s < STAGES + RECORDS; s++) barrier_init(barriers + s * 8, COPY_ARRIVALS);
-    if (warp == 0)
+    if (warp == 0) {
       for (int part = 0; part < X_PARTS; part++) barrier_init(x_barriers + part * 8, COPY_ARRIVALS);
+      for (int room = 0; room < X_ROOM; room++) barrier_init(x_free + room * 8, WARPS);
+    }
     barriers_ready();
   }
   __syncwarp();
@@ -128,16 +134,20 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
   u32 places[ROW_BLOCKS] = {};
 #endif
 
-  // x; past its last column lie zeros, as what memory held there could be NaN.
-  const int tail = (cta_begin + cta_blocks) * 64 - a.columns;  // columns of the CTA that x does not have
-  for (int i = threadIdx.x; i < a.tokens * tail / 4; i += WARPS * 32)
-    *(u64*)(memory + (x_shared - base) + i / (tail / 4) * a.x_bytes + (cta_blocks * 64 - tail) * 2 + i % (tail / 4) * 8) = 0;
+  auto x_place = [&](int part) {
+    return x_shared + (WARPS_K == 1 ? part % X_ROOM * a.x_part : (part_begin(part) - cta_begin) * 128);
+  };
+  auto load_x = [&](int part) {  // past the last column lie zeros, as what memory held there could be NaN
+    const int from = part_begin(part) * 64, to = part_begin(part + 1) * 64, width = max(min(to, a.columns) - from, 0);
+    const int missing = (to - from - width) / 4;  // in units of 8 bytes
+    for (int i = lane; i < a.tokens * missing; i += 32)
+      *(u64*)(memory + (x_place(part) - base) + i / missing * a.x_bytes + width * 2 + i % missing * 8) = 0;
+    __syncwarp();
+    copy_rows(x_place(part), a.x_bytes, (const u8*)(a.x + from), a.x_stride * 2, a.tokens, width * 2,
+              x_barriers + part * 8, lane);
+  };
   __syncthreads();
-  for (int part = warp; part < X_PARTS; part += WARPS) {
-    const int from = part_begin(part), width = min(part_begin(part + 1) * 64, a.columns) - from * 64;
-    copy_rows(x_shared + (from - cta_begin) * 128, a.x_bytes, (const u8*)(a.x + from * 64), a.x_stride * 2, a.tokens,
-              max(width, 0) * 2, x_barriers + part * 8, lane);
-  }
+  for (int part = warp; part < X_ROOM; part += WARPS) load_x(part);
 
   float acc[ROW_BLOCKS * 2][TOKEN_TILES][4] = {};
   u32 x_rows[TOKEN_TILES];  // lane's addresses for `load_matrices`; tokens that are not there repeat the last
@@ -148,6 +158,8 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
   u32 parity = 0;
   for (int part = WARPS_K == 1 ? 0 : warp_k; column < end; part++) {
     barrier_wait(x_barriers + part * 8, 0);
+    const u32 x_part = x_place(part) - x_shared;
+    const int part_column = WARPS_K == 1 ? part_begin(part) : begin;
     for (const int part_end = WARPS_K == 1 ? part_begin(part + 1) : end; column < part_end; column++) {
 #if RESIDUAL
       const int record = (column - begin) / UNIT, slot = record % RECORDS;
@@ -161,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
       }
 #endif
       barrier_wait(barriers + stage * 8, parity);
-      const u32 at = ring + stage * STAGE, x_column = (column - cta_begin) * 128;
+      const u32 at = ring + stage * STAGE, x_column = x_part + (column - part_column) * 128;
       uint2 metadata[ROW_BLOCKS];
 #pragma unroll
       for (int m = 0; m < ROW_BLOCKS; m++) metadata[m] = load_shared_8(at + m * BLOCK + 2048 + lane * 8);
@@ -203,6 +215,13 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
         load_records(begin / UNIT + record + RECORDS, slot);
 #endif
       if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+    if (WARPS_K == 1 && part + X_ROOM < X_PARTS) {  // the first warp loads the next part where all are done with this one
+      if (lane == 0) barrier_arrive(x_free + part % X_ROOM * 8);
+      if (warp == 0) {
+        barrier_wait(x_free + part % X_ROOM * 8, part / X_ROOM & 1);
+        load_x(part + X_ROOM);
+      }
     }
   }
   reduce_and_store<ROW_BLOCKS * 2>(acc, memory + BARRIERS, a.splits, rank, a.y, a.bias, a.tokens,
