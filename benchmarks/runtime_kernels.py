@@ -46,11 +46,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--eager", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--output", type=Path, help="JSON")
+    parser.add_argument(
+        "--draw", type=Path, nargs="+", metavar="JSON", help="measure nothing: draw these results"
+    )
+    parser.add_argument("--figure", type=Path, help="of --draw: speed-up against tokens, PNG")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
+    if options.draw:
+        rows = [row for path in options.draw for row in json.loads(path.read_text())["rows"]]
+        draw(rows, options.figure or Path("runtime_kernels.png"))
+        return
     if not torch.cuda.is_available():
         raise SystemExit("The kernels need an NVIDIA GPU; there is none here.")
     torch.manual_seed(0)
@@ -185,21 +193,46 @@ def summary(results: dict[str, Any]) -> None:
             print(text)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Speed-up over dense against tokens: a line a pattern, the geometric mean of the shapes, in the band of all."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for pattern in dict.fromkeys(row["pattern"] for row in rows):
+        mine = [row for row in rows if row["pattern"] == pattern]
+        tokens = sorted({row["tokens"] for row in mine})
+        ratios = [[row["speedup"] for row in mine if row["tokens"] == count] for count in tokens]
+        means = [exp(sum(map(log, values)) / len(values)) for values in ratios]
+        name = pattern if ":" in pattern else f"{float(pattern):.0%} of any pattern"
+        (line_,) = axes.plot(tokens, means, marker="o", label=name)
+        axes.fill_between(
+            tokens, [min(v) for v in ratios], [max(v) for v in ratios], color=line_.get_color(), alpha=0.15
+        )
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([2**i for i in range(13)], [str(2**i) for i in range(13)])
+    axes.set(xlabel="tokens", ylabel="times as fast as dense", ylim=(0.5, None))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 def compile_all(dtype: torch.dtype) -> None:
     """Every variant at once, on all cores."""
     bf16 = {"BF16": int(dtype == torch.bfloat16)}
     limit = driver.shared_limit(0)
-    programs = {
-        ("prefill24" if isinstance(v, variants.Prefill24) else "decode24", tuple(v.macros().items()))
-        for tokens in (1, 9, 17, 33)
-        for v in [
-            *variants.decode24_candidates(tokens, 4096, limit),
-            *variants.decode24_candidates(tokens, 11008, limit),
-            *variants.split24_candidates(tokens, 4096, 2048, limit),
-            *variants.split24_candidates(tokens, 11008, 2048, limit),
-            *variants.prefill24_candidates(),
-        ]
-    }
+    programs = {("prefill24", tuple(v.macros().items())) for v in variants.prefill24_candidates()}
+    for tokens in (8, 16, 32, 64):
+        for columns in (4096, 11008):
+            for bytes_, few in (
+                (0, variants.decode24_candidates(tokens, columns, limit)),
+                (5000, variants.split24_candidates(tokens, columns, 5000, limit)),
+                (2500, variants.split24_candidates(tokens, columns, 2500, limit)),
+            ):
+                sizes = (variant.macros(variant.x_room(tokens, columns, bytes_, limit)) for variant in few)
+                programs |= {("decode24", tuple(size.items())) for size in sizes}
     with ThreadPoolExecutor() as pool:
         list(
             pool.map(lambda p: nvrtc.compiled(p[0], {**bf16, **dict(p[1])}, driver.architecture(0)), programs)
