@@ -230,24 +230,20 @@ def _counted(tree: Tree, chains: dict[str, list[Chain]]) -> Anatomy:
     for tower, found in chains.items():
         blocks = [block for chain in found for block in chain.blocks]
         linears = {linear for block in blocks for linear in block.linears}
-        weights = {
+        others = {
             parameter
             for block in blocks
-            for part in tree.modules[block.name].modules()
-            if not isinstance(part, nn.Embedding) and part is not tree.head
+            for name, part in tree.modules[block.name].named_modules(prefix=block.name)
+            if name not in linears and not isinstance(part, nn.Embedding) and part is not tree.head
             for parameter in part.parameters(recurse=False)
             if parameter.dim() > 1
         }
-        sizes = [sum(w.numel() for w in each) for each in ({_weight(tree, l) for l in linears}, weights)]
-        towers[tower] = Tower(tower, tuple(found), *sizes)
+        size = sum(map(tree.size, linears))
+        towers[tower] = Tower(tower, tuple(found), size, size + sum(other.numel() for other in others))
         prunable |= linears
     used = {above for linear in prunable for above in _above(linear)}
     outside = {_largest(name, used) for name in tree.linears - prunable}
     return Anatomy(towers, tuple(sorted(outside)))
-
-
-def _weight(tree: Tree, linear: str) -> nn.Parameter:
-    return tree.modules[linear].get_parameter("weight")
 
 
 def _above(name: str) -> list[str]:

@@ -7,6 +7,7 @@ from torch import nn
 
 from ressa.anatomy.parts import Block, Chain
 from ressa.fused import Split, SplitAttention, SplitExperts
+from ressa.runtime.linear import PackedLinear
 
 _LEAST_LINEARS = 4  # of a transformer's block: packed attention, its output, and two of the MLP
 
@@ -25,18 +26,28 @@ class Tree:
         seen: set[Any] = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
         self.linears: set[str] = set()
         for name, module in self.modules.items():
-            # Exactly nn.Linear: its subclasses store the weight otherwise (4-bit) or are never called.
-            if type(module) is nn.Linear and module.weight not in seen and not self._chooses(name, module):
+            # Exactly these: subclasses of nn.Linear store the weight otherwise (4-bit) or are never called.
+            if not isinstance(module, nn.Linear | PackedLinear) or type(module) not in (
+                nn.Linear,
+                PackedLinear,
+            ):
+                continue
+            if module.weight not in seen and not self._chooses(name, module):
                 seen.add(module.weight)
                 self.linears.add(name)
 
-    def _chooses(self, name: str, linear: nn.Linear) -> bool:
+    def _chooses(self, name: str, linear: nn.Linear | PackedLinear) -> bool:
         """Whether it gives logits: over the vocabulary, the few answers of a classifier, or a layer's experts."""
         if linear is self.head or linear.out_features < 4:
             return True
         around = self.modules[name.rpartition(".")[0]]
         experts = {part.count for part in around.children() if isinstance(part, SplitExperts)}
         return linear.out_features in experts
+
+    def size(self, linear: str) -> int:
+        """The number of weights that a linear has, kept or not."""
+        module: Any = self.modules[linear]
+        return module.in_features * module.out_features
 
     def parent(self, module: nn.Module) -> nn.Module | None:
         name = self.names[module]

@@ -28,10 +28,12 @@ def _pruning(recipe: PruneRecipe) -> Outcome:
     from ressa.commands.planning import patterns
     from ressa.device import find_device
     from ressa.estimating import estimate_pruning, outline, product_speed
+    from ressa.fused import split
     from ressa.methods import get_method
 
     device, method = find_device(recipe.device), get_method(recipe.method)
     model = empty_model(recipe.model)
+    split(model)
     anatomy = find_anatomy(model)
     if recipe.plan is not None:
         plan = read_plan(recipe.plan)
@@ -80,9 +82,11 @@ def _repair(recipe: RepairRecipe) -> Outcome:
     from ressa.checkpoint import empty_model
     from ressa.device import find_device
     from ressa.estimating import estimate_repair, outline, product_speed, steps_of, trainable
+    from ressa.fused import split
 
     device = find_device(recipe.device)
     model = empty_model(recipe.model)
+    split(model)
     anatomy = find_anatomy(model)
     shape = outline(model, anatomy)
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
