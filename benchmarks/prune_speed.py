@@ -1,7 +1,7 @@
 """How long does pruning a model of real size take, beside llm-compressor, in one run on one card?
 
     python benchmarks/prune_speed.py                          the table, and benchmarks/results/prune_speed.json
-    python benchmarks/prune_speed.py --only wanda             what has this in its name: "ours, wanda, 2:4", …
+    python benchmarks/prune_speed.py --only "ours|dsnot"      what has one of these in its name: "ours, wanda, 2:4", …
     python benchmarks/prune_speed.py --parts floor,curves     one part or some: floor, sides, curves, others
     python benchmarks/prune_speed.py --smoke                  tiny, on any machine
 
@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from ressa.pruning import prune
 from ressa.sparsity import NM, Plan, parse_pattern
 
 GIB = 2**30
+FROM_HOST = "model in host memory"
 IMAGE = 90  # the id of the image token; text takes those below
 
 
@@ -180,7 +183,7 @@ def layer_errors(dense: Any, pruned: Any, batch: Mapping[str, Tensor]) -> dict[s
 
             def compare(module: Any, args: Any, name: str = name) -> None:
                 x = args[0].flatten(0, -2)
-                gap = (module.weight - theirs[name].weight).float().to(x.dtype)
+                gap = module.weight - theirs[name].weight.to(x.device)
                 lost = (x @ gap.T).float().square().sum(dtype=torch.float64)
                 errors[name] = float(lost / (x @ module.weight.T).float().square().sum(dtype=torch.float64))
 
@@ -189,9 +192,10 @@ def layer_errors(dense: Any, pruned: Any, batch: Mapping[str, Tensor]) -> dict[s
     return errors
 
 
-def zeros(model: nn.Module) -> float:
-    weights = [model.get_submodule(name).weight for name in find_anatomy(model).linears("language")]
-    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)  # type: ignore[union-attr,operator,arg-type]
+def zeros(model: nn.Module, layers: Sequence[str]) -> float:
+    """Their share of some layers' weights."""
+    weights: list[Any] = [model.get_submodule(name).weight for name in layers]
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
 def floor(size: Size, device: str) -> dict[str, float]:
@@ -213,34 +217,44 @@ def floor(size: Size, device: str) -> dict[str, float]:
     }
 
 
+def asked(name: str, only: str) -> bool:
+    return any(part in name for part in only.split("|"))
+
+
 def sides(size: Size, device: str, report: "Report", only: str) -> None:
     dense = make_model(size, device)
     held_out = make_batches(size, 2, 2, seed=1)[0]
+    batches = {batch: make_batches(size, size.samples, batch) for batch in (1, size.batch)}
     runs: dict[str, Callable[[Any], None]] = {}
-    for method in ("wanda", "sparsegpt"):
-        for pattern in ("2:4", "0.5"):
-            batches = make_batches(size, size.samples, size.batch)
-            runs[f"ours, {method}, {pattern}"] = lambda model, b=batches, m=method, p=pattern: ours(
-                model, b, m, p
-            )
-            if importlib.util.find_spec("llmcompressor"):
-                for batch in (1, size.batch):
-                    alone = make_batches(size, size.samples, batch)
-                    label = f"llm-compressor, {method}, {pattern}, batches of {batch}"
-                    runs[label] = lambda model, b=alone, m=method, p=pattern: peer(model, b, m, p)
+    for method, pattern in product(("wanda", "sparsegpt"), ("2:4", "0.5")):
+        runs[f"ours, {method}, {pattern}"] = partial(
+            ours, batches=batches[size.batch], method=method, pattern=pattern
+        )
+        if importlib.util.find_spec("llmcompressor"):
+            for batch, samples in batches.items():
+                label = f"llm-compressor, {method}, {pattern}, batches of {batch}"
+                runs[label] = partial(peer, batches=samples, method=method, pattern=pattern)
+    runs[f"ours, wanda, 2:4, {FROM_HOST}"] = partial(
+        ours, batches=batches[size.batch], method="wanda", pattern="2:4", device=device
+    )
     apart = sum(p.nbytes for p in dense.parameters())
     warm = copy.deepcopy(dense)
     warm.model.language_model.layers = warm.model.language_model.layers[:1]
     for method in ("wanda", "sparsegpt"):  # what is loaded and compiled once
         ours(warm, make_batches(size, 2, 2), method, "2:4")
+        if any(asked(name, only) for name in runs if name.startswith(f"llm-compressor, {method}")):
+            peer(copy.deepcopy(warm), make_batches(size, 2, 1), method, "2:4")
     del warm
     for name, run in runs.items():
-        if only not in name or report.has("sides", name):
+        if not asked(name, only) or report.has("sides", name):
             continue
         model = copy.deepcopy(dense)
-        found: dict[str, Any] = measure(lambda run=run, model=model: run(model), device, apart)
+        if FROM_HOST in name:
+            model = model.cpu()
+        found: dict[str, Any] = measure(partial(run, model), device, apart)
+        report.add("sides", name, found)
         errors = layer_errors(dense, model, held_out)
-        found |= {"error": sum(errors.values()) / len(errors), "zeros": zeros(model)}
+        found |= {"error": sum(errors.values()) / len(errors), "zeros": zeros(model, list(errors))}
         report.add("sides", name, found)
         del model
 
@@ -263,7 +277,7 @@ def curves(size: Size, device: str, report: "Report", only: str) -> None:
             for method in ("wanda", "sparsegpt"):
                 x = getattr(each, axis)
                 name = f"{method}, {axis}, {x}"
-                if only in name and not report.has("curves", name):
+                if asked(name, only) and not report.has("curves", name):
                     model = copy.deepcopy(dense)
                     found = measure(lambda m=model, b=batches, k=method: ours(m, b, k, "2:4"), device)
                     report.add(
@@ -293,7 +307,7 @@ def others(size: Size, device: str, report: "Report", only: str) -> None:
         inputs = alone[:32] if name.startswith("ecoflap") else batches
         runs[name] = lambda model, n=name, b=inputs: allocate(n, model, b, {"language": 0.5})
     for name, run in runs.items():
-        if only in name and not report.has("others", name):
+        if asked(name, only) and not report.has("others", name):
             model = copy.deepcopy(dense)
             found = measure(
                 lambda run=run, model=model: run(model), device, sum(p.nbytes for p in dense.parameters())
@@ -333,7 +347,7 @@ PARTS = {"sides": sides, "curves": curves, "others": others}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--parts", default="floor,sides,curves,others")
-    parser.add_argument("--only", default="", help="runs with this in their name")
+    parser.add_argument("--only", default="", help="runs with one of these in their name: a|b")
     parser.add_argument("--layers", type=int, default=32, help="blocks of the language tower")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8, help="samples a batch")

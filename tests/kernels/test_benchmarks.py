@@ -53,7 +53,7 @@ def test_pruning_at_the_speed_of_the_hardware(tmp_path):
     report = smoke("prune_speed.py", tmp_path, "--parts", "floor,sides", "--only", "ours")
     assert report["floor"]["floor"]["wanda_seconds"] > 0
     ours = {name: found for name, found in report["sides"].items() if name.startswith("ours")}
-    assert set(ours) == {f"ours, {m}, {p}" for m in ("wanda", "sparsegpt") for p in ("2:4", "0.5")}
+    assert set(ours) >= {f"ours, {m}, {p}" for m in ("wanda", "sparsegpt") for p in ("2:4", "0.5")}
     assert all(found["zeros"] == pytest.approx(0.5, abs=0.005) for found in ours.values())
     assert ours["ours, sparsegpt, 2:4"]["error"] < 0.9 * ours["ours, wanda, 2:4"]["error"]
 
