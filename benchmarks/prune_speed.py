@@ -157,19 +157,26 @@ def peer(model: Any, batches: Sequence[Mapping[str, Tensor]], method: str, patte
         )
 
 
-def measure(run: Callable[[], object], device: str, apart: int = 0) -> dict[str, float]:
-    """Seconds, and the peak of GPU memory in GiB without the bytes that lie `apart`."""
+def measure(run: Callable[[Any], object], model: Any, device: str) -> dict[str, float]:
+    """Seconds of a run on a model, and the peak of GPU memory in GiB: in all, and beyond the model's weights.
+
+    What lies there beside the model does not count: other models, and what an earlier run did not let go of.
+    """
     gc.collect()
-    if device == "cuda":
+    on_gpu = device == "cuda"
+    weights = sum(p.nbytes for p in model.parameters() if p.is_cuda)
+    if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
     synchronize(device)
     begun = time.perf_counter()
-    run()
+    run(model)
     synchronize(device)
     found = {"seconds": time.perf_counter() - begun}
-    if device == "cuda":
-        found["peak_gib"] = (torch.cuda.max_memory_allocated() - apart) / GIB
+    if on_gpu:
+        beyond = torch.cuda.max_memory_allocated() - before
+        found |= {"peak_gib": (weights + beyond) / GIB, "beyond_the_model_gib": beyond / GIB}
     return found
 
 
@@ -226,18 +233,18 @@ def sides(size: Size, device: str, report: "Report", only: str) -> None:
     held_out = make_batches(size, 2, 2, seed=1)[0]
     batches = {batch: make_batches(size, size.samples, batch) for batch in (1, size.batch)}
     runs: dict[str, Callable[[Any], None]] = {}
-    for method, pattern in product(("wanda", "sparsegpt"), ("2:4", "0.5")):
+    cases = list(product(("wanda", "sparsegpt"), ("2:4", "0.5")))
+    for method, pattern in cases:
         runs[f"ours, {method}, {pattern}"] = partial(
             ours, batches=batches[size.batch], method=method, pattern=pattern
         )
-        if importlib.util.find_spec("llmcompressor"):
-            for batch, samples in batches.items():
-                label = f"llm-compressor, {method}, {pattern}, batches of {batch}"
-                runs[label] = partial(peer, batches=samples, method=method, pattern=pattern)
     runs[f"ours, wanda, 2:4, {FROM_HOST}"] = partial(
         ours, batches=batches[size.batch], method="wanda", pattern="2:4", device=device
     )
-    apart = sum(p.nbytes for p in dense.parameters())
+    for batch, samples in batches.items() if importlib.util.find_spec("llmcompressor") else ():
+        for method, pattern in cases:
+            label = f"llm-compressor, {method}, {pattern}, batches of {batch}"
+            runs[label] = partial(peer, batches=samples, method=method, pattern=pattern)
     warm = copy.deepcopy(dense)
     warm.model.language_model.layers = warm.model.language_model.layers[:1]
     for method in ("wanda", "sparsegpt"):  # what is loaded and compiled once
@@ -251,7 +258,7 @@ def sides(size: Size, device: str, report: "Report", only: str) -> None:
         model = copy.deepcopy(dense)
         if FROM_HOST in name:
             model = model.cpu()
-        found: dict[str, Any] = measure(partial(run, model), device, apart)
+        found: dict[str, Any] = measure(run, model, device)
         report.add("sides", name, found)
         errors = layer_errors(dense, model, held_out)
         found |= {"error": sum(errors.values()) / len(errors), "zeros": zeros(model, list(errors))}
@@ -279,7 +286,9 @@ def curves(size: Size, device: str, report: "Report", only: str) -> None:
                 name = f"{method}, {axis}, {x}"
                 if asked(name, only) and not report.has("curves", name):
                     model = copy.deepcopy(dense)
-                    found = measure(lambda m=model, b=batches, k=method: ours(m, b, k, "2:4"), device)
+                    found = measure(
+                        partial(ours, batches=batches, method=method, pattern="2:4"), model, device
+                    )
                     report.add(
                         "curves", name, {"method": method, "axis": axis, "x": x, "layers": few, **found}
                     )
@@ -309,9 +318,7 @@ def others(size: Size, device: str, report: "Report", only: str) -> None:
     for name, run in runs.items():
         if asked(name, only) and not report.has("others", name):
             model = copy.deepcopy(dense)
-            found = measure(
-                lambda run=run, model=model: run(model), device, sum(p.nbytes for p in dense.parameters())
-            )
+            found = measure(run, model, device)
             report.add("others", name, {"layers": size.layers, **found})
             del model
 

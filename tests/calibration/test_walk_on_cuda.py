@@ -114,10 +114,9 @@ def test_statistics_of_half_precision_inputs_are_exact_products_summed_in_fp32(d
     size = gram.diagonal().sqrt()
     # Tensor cores cut off what they add, so that sums of squares end some 1e-5 low.
     assert float(((hessian.matrix() - gram) / size / size.unsqueeze(1)).abs().max()) < 5e-5
-    for statistic in (moments, hessian, norm_only):
-        torch.testing.assert_close(
-            statistic.norm().double(), tokens.square().mean(0).sqrt(), rtol=1e-5, atol=0
-        )
+    rms = tokens.square().mean(0).sqrt()
+    for statistic, rtol in ((moments, 1e-5), (hessian, 3e-5), (norm_only, 1e-5)):
+        torch.testing.assert_close(statistic.norm().double(), rms, rtol=rtol, atol=0)
     for statistic in (moments, hessian):
         torch.testing.assert_close(statistic.mean().double(), tokens.mean(0), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(

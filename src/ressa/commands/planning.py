@@ -9,7 +9,7 @@ import torch
 from ressa.allocation import Allocation, allocate, batching, per_tower, read_plan, write_plan
 from ressa.anatomy import Anatomy
 from ressa.checkpoint import Vlm
-from ressa.data import Sample, batches
+from ressa.data import Sample, batch_size_for, batches
 from ressa.files import read_json
 from ressa.methods import get_method
 from ressa.recipe import DENSE, PruneRecipe
@@ -37,6 +37,11 @@ def measures(recipe: PruneRecipe) -> bool:
     return recipe.allocation != "uniform" or recipe.scope == "global"
 
 
+def batch_size_of(recipe: PruneRecipe, vlm: Vlm, samples: Sequence[Sample], device: torch.device) -> int:
+    """How many samples run at a time."""
+    return batch_size_for(vlm, samples, device) if recipe.batch_size == "auto" else recipe.batch_size
+
+
 def allocation_of(
     recipe: PruneRecipe,
     vlm: Vlm,
@@ -54,7 +59,13 @@ def allocation_of(
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.choices is not None:
         options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
-    number, size = batching(recipe.allocation, len(samples), recipe.batch_size)
+    # What measures gradients keeps more of each sample than what only looks at inputs.
+    most = (
+        min(16, batch_size_of(recipe, vlm, samples, device))
+        if recipe.batch_size == "auto"
+        else recipe.batch_size
+    )
+    number, size = batching(recipe.allocation, len(samples), most)
     allocation = allocate(
         recipe.allocation,
         vlm.model,

@@ -40,7 +40,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
     from ressa.checkpoint import load, place_weights, save, save_packed, size_of
-    from ressa.commands.planning import allocation_of, layers_to_prune, measures
+    from ressa.commands.planning import allocation_of, batch_size_of, layers_to_prune, measures
     from ressa.data import batches
     from ressa.device import find_device
     from ressa.fast_dtype import in_fast_dtype, is_slow
@@ -54,7 +54,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     anatomy = find_anatomy(vlm.model)
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample)
-        inputs = batches(vlm, samples, recipe.batch_size)
+        inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
             "name": recipe.calibration,
             "split": recipe.split,

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from ressa.doors import door
 
 if TYPE_CHECKING:
-    from ressa.data.batcher import IGNORED, Batcher, batches
+    from ressa.data.batcher import IGNORED, Batcher, batch_size_for, batches
     from ressa.data.folder import DatasetFolder
     from ressa.data.sample import CaptionedImage, Question, Sample
     from ressa.data.training import training_samples
 else:
     __getattr__, __dir__ = door(
         __name__,
-        batcher="IGNORED Batcher batches",
+        batcher="IGNORED Batcher batch_size_for batches",
         folder="DatasetFolder",
         sample="CaptionedImage Question Sample",
         training="training_samples",
@@ -25,6 +25,7 @@ __all__ = [
     "DatasetFolder",
     "Question",
     "Sample",
+    "batch_size_for",
     "batches",
     "training_samples",
 ]

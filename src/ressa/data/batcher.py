@@ -210,6 +210,22 @@ class Batcher:
         return int(bool(image.any()) and not bool(types[image].any()))
 
 
+_POSITIONS = (
+    8192  # of a batch: enough to keep any GPU busy, and what a block makes of them is a gigabyte at 7B
+)
+_MOST = 128
+_MOST_ON_A_CPU = 16
+
+
+def batch_size_for(vlm: "Vlm", samples: Sequence[Sample], device: torch.device) -> int:
+    """How many samples to calibrate on at a time. It depends on what is asked of the device, not on what it has free,
+    so that the same run gives the same masks."""
+    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
+    length = max(batcher.training([sample])["input_ids"].shape[1] for sample in samples[:8])
+    most = _MOST_ON_A_CPU if device.type == "cpu" else _MOST
+    return max(1, min(most, _POSITIONS // length, len(samples)))
+
+
 def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list[dict[str, Tensor]]:
     """What a model's forward takes, for `ressa.prune` to calibrate on: images, prompts and targets as tensors.
 

@@ -42,7 +42,7 @@ def invert_lower_(L: Tensor) -> None:
     A, B, C = L[:half, :half], L[half:, half:], L[half:, :half]
     invert_lower_(A)
     invert_lower_(B)
-    C.copy_((B @ (C @ A)).neg_())
+    torch.mm(B, (C @ A).neg_(), out=C)
 
 
 def flip_(matrix: Tensor) -> None:

@@ -56,7 +56,8 @@ class PruneRecipe(DataRecipe):
     split: SamplesSplit = "calibration"
     mixture: Mixture = "mix"
     samples: Samples = 128
-    batch_size: BatchSize = 16
+    batch_size: Literal["auto"] | BatchSize = "auto"
+    """How many samples run at a time; auto: by their length, what keeps the device busy."""
     dtype: Dtype = "auto"
     packed: Packed = False
     scope: Literal["layer", "global"] = "layer"
