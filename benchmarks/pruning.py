@@ -20,7 +20,8 @@ import torch
 
 from ressa.checkpoint import load
 from ressa.commands.inputs import draw_samples
-from ressa.commands.prune import batches
+from ressa.commands.planning import batch_size_of
+from ressa.data import batches
 from ressa.embedded.dataset import write_dataset
 from ressa.fast_dtype import in_fast_dtype
 from ressa.files import write_json
@@ -64,7 +65,7 @@ def forward(recipe: PruneRecipe) -> None:
     samples = draw_samples(recipe.calibration, recipe.split, recipe.samples, recipe.mixture, recipe.seed)
     vlm = load(recipe.model)
     with in_fast_dtype(vlm.model, device="cpu"):
-        for batch in batches(vlm, samples, recipe.batch_size):
+        for batch in batches(vlm, samples, batch_size_of(recipe, vlm, samples, vlm.model.device)):
             vlm.model(**{k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in batch.items()})
 
 

@@ -156,6 +156,7 @@ def prune(
                     revived.append(((weights[name] == 0) & (pruned != 0)).sum())
                 weights[name].copy_(pruned)
                 made.put(name, mask)
+                del mask, pruned  # before the next layer takes the memory of its own
             if finished is not None:
                 finished.keep(block, weights, made)
         masks.update(made)

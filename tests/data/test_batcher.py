@@ -5,7 +5,9 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from ressa.data.batcher import IGNORED, Batcher
+from ressa.checkpoint import Vlm
+from ressa.data import batcher as batcher_module
+from ressa.data.batcher import IGNORED, Batcher, batch_size_for
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from tests.data.more_vlms import MORE
@@ -185,3 +187,17 @@ def test_targets_get_the_tokens_they_have_behind_the_prompt():
     batch = Batcher(processor, model.config).training([Sample(RED, "x:", "cat")])
     tokens = processor.tokenizer.convert_ids_to_tokens(batch["labels"][batch["labels"] != IGNORED])
     assert tokens == ["▁cat", "</s>"]
+
+
+def test_calibration_batches_are_as_large_as_keeps_a_device_busy(monkeypatch):
+    model, processor = VLMS["llava"]()
+    vlm = Vlm(model, processor, "tiny")
+    many = SAMPLES * 50
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (batch_size_for(vlm, many, cpu), batch_size_for(vlm, many, gpu)) == (16, 128)
+    assert batch_size_for(vlm, many[:5], gpu) == 5
+    longest = max(Batcher(processor, model.config).training([s])["input_ids"].shape[1] for s in SAMPLES)
+    monkeypatch.setattr(batcher_module, "_POSITIONS", 4 * longest)
+    assert batch_size_for(vlm, many, gpu) == batch_size_for(vlm, many, cpu) == 4
+    monkeypatch.setattr(batcher_module, "_POSITIONS", 1)
+    assert batch_size_for(vlm, many, gpu) == 1
