@@ -95,7 +95,7 @@ def main() -> None:
         for name, mask, tokens_text in patterns:
             packed = pack(dense.masked_fill(~mask, 0.0), mask)
             first = Blocks24(packed) if name == "2:4" else SplitBlocks(packed)
-            layers = [first] + [clone(first) for _ in range(options.layers - 1)]
+            layers = [first] + [tuning.copy(first) for _ in range(options.layers - 1)]
             for tokens in map(int, tokens_text.split(",")):
                 few = layers if tokens <= variants.MOST_TOKENS else layers[:6]
                 ranked = tuning.ranking(few, tokens) if options.tune and tuning.tunable(first, tokens) else []
@@ -120,13 +120,6 @@ def main() -> None:
         write_json(options.tune, table)
     if options.output:
         write_json(options.output, results)
-
-
-def clone(weight: Any) -> Any:
-    """Another weight with the same values elsewhere in memory."""
-    other = object.__new__(type(weight))
-    other.__dict__ = {**weight.__dict__, "_buffers": {k: v.clone() for k, v in weight._buffers.items()}}
-    return other
 
 
 def times(calls: list[Callable[[], object]], eager: bool) -> tuple[float, float]:

@@ -332,6 +332,13 @@ def bench(
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="As for evaluate.")
     ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 and so on.")] = "auto",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune/--no-tune",
+            help="First find the fastest variants of the kernels for these layers on this GPU.",
+        ),
+    ] = False,
     json_target: JsonTarget = None,
 ) -> None:
     """Time a sparse model, dense and packed.
@@ -361,6 +368,7 @@ def bench(
         static=static,
         dtype=dtype,
         device=device,
+        tune=tune,
     )
     _show([outcome], json_target)
 

@@ -25,6 +25,7 @@ def test_both_forms_are_timed_on_the_same_inputs_and_agree(name, world, ressa, t
     again = ressa("bench", tmp_path / "packed", *quick)
     assert "no kernels for this device" in again.out
     assert "Dense is the same folder, unpacked." in again.out
+    assert "nothing to tune" in ressa("bench", tmp_path / "packed", *quick, "--tune").sentence
 
 
 def test_what_cannot_be_timed_is_one_sentence(world, ressa):

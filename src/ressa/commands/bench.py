@@ -1,6 +1,6 @@
 """`ressa bench`: a sparse model's speed and memory, dense and packed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ressa.runtime.linear import Mode
 
 PROMPT = "Describe what is in the picture."
+TUNED_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
 def bench_model(
@@ -32,11 +33,13 @@ def bench_model(
     static: bool = False,
     dtype: str = "auto",
     device: str = "auto",
+    tune: bool = False,
 ) -> Outcome:
     """Generate with the model as it is and then with its pruned layers packed, on the same device and inputs.
 
     batch_sizes: how many images at a time. rounds: generations that count. mode, static: as `PackedLinear` and
-    `time_generation` have them. Raises UsageError for a model that ressa did not prune, or that writes no text.
+    `time_generation` have them. tune: first find the fastest variants of the kernels for the model's layers, and keep
+    them for this machine. Raises UsageError for a model that ressa did not prune, or that writes no text.
     """
     find(model)
     if min(batch_sizes, default=0) < 1 or new_tokens < 2 or rounds < 1:
@@ -53,11 +56,14 @@ def bench_model(
     from ressa.runtime.model import pack_layers, packed_layers
 
     where = find_device(device)
+    if tune and where.type != "cuda":
+        raise UsageError("There is nothing to tune: kernels for packed layers run on NVIDIA GPUs only.")
     masks = read_masks(model)
     vlm = load(model, dtype=find_dtype(dtype), unpack=True)
     if not vlm.model.can_generate():
         raise UsageError(f"{type(vlm.model).__name__} cannot generate text: there is nothing to time.")
     speeds: dict[str, list[Speed]] = {}
+    tuned: list[dict[str, Any]] = []
     with in_fast_dtype(vlm.model, device=where, asked=dtype) as computed_in:
         vlm.model.to(where)
         for form in ("dense", "packed"):
@@ -65,6 +71,8 @@ def bench_model(
                 pack_layers(vlm.model, masks, mode)
                 if where.type == "cuda":
                     torch.cuda.empty_cache()
+                if tune:
+                    tuned = _tune(packed_layers(vlm.model).values())
             speeds[form] = [
                 _time(vlm, batch, new_tokens, rounds, prompt, static, form) for batch in batch_sizes
             ]
@@ -81,6 +89,7 @@ def bench_model(
         "static_cache": static,
         "mode": mode,
         "held_as": held,
+        **({"tuned": tuned} if tune else {}),
         "dense": [_plain(speed) for speed in speeds["dense"]],
         "packed": [_plain(speed) for speed in speeds["packed"]],
         "tokens_that_agree": agree,
@@ -91,9 +100,25 @@ def bench_model(
         lines.append(
             "There are no kernels for this device: packed weights save room on disk here, and no time."
         )
+    if tune:
+        lines.append(
+            f"{len(tuned)} variants of kernels were chosen for this card; they are used from now on."
+        )
     if is_packed(model):
         lines.append("Dense is the same folder, unpacked.")
     return Outcome(data, [_table(model, speeds["dense"], speeds["packed"], agree)], lines)
+
+
+def _tune(layers: Iterable[Any]) -> list[dict[str, Any]]:
+    from ressa.progress import bar
+    from ressa.runtime.kernels import tuning
+
+    found = []
+    with bar("Tuning kernels", None) as progress:
+        for entry, microseconds in tuning.tune((layer.prepared for layer in layers), TUNED_TOKENS):
+            found.append({**entry, "microseconds": microseconds})
+            progress.advance()
+    return found
 
 
 def _time(

@@ -8,7 +8,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 from ressa.runtime import kernels
-from ressa.runtime.kernels import driver, launches, sparse24, variants
+from ressa.runtime.kernels import driver, launches, sparse24, tuning, variants
 from ressa.runtime.linear import PackedLinear
 
 if not kernels.supported(torch.device("cuda"), torch.float16):
@@ -158,3 +158,16 @@ def test_an_input_that_learns_gets_its_gradient():
     x = torch.randn(3, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     layer(x).sum().backward()
     assert torch.allclose(x.grad, layer.dense().sum(0).expand(3, -1), rtol=2e-2, atol=2e-2)
+
+
+def test_tuning_finds_variants_and_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    masks = (mask_24(128, 512), mask_24(128, 512), mask_any(128, 512, 0.6))
+    weights = [PackedLinear.of(packed(mask, torch.bfloat16, "cuda")).prepared for mask in masks]
+    found = [entry for entry, _ in tuning.tune(weights, (1, 32, 300))]
+    assert [(entry["rows"], entry["tokens"]) for entry in found[:2]] == [(128, 1), (128, 32)]
+    kept = [entry for entries in variants.user_table().values() for entry in entries]
+    assert len(kept) == len(found)
+    assert all(entry in kept for entry in found)
+    variants.forget()
+    launches.forget()

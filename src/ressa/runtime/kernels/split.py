@@ -20,7 +20,7 @@ from ressa.runtime.kernels.layout24 import COLUMNS, ROWS
 
 BLOCKS = 4  # of a record
 MASK_ROWS = 2  # rows of 32 words, in which a record's masks lie
-_AT_ONCE = 1 << 23  # weights that are sorted at a time
+_AT_ONCE = 1 << 22  # weights that are sorted at a time: about 100 MB of intermediate results
 
 
 @dataclass(frozen=True)

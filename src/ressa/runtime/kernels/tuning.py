@@ -4,7 +4,7 @@ Times are those of decoding: many layers' weights one after the other in a CUDA 
 cache when its turn comes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -51,6 +51,42 @@ def time_events(run: Callable[[], object], rounds: int) -> float:
         end.synchronize()
         times.append(begin.elapsed_time(end) * 1e3)
     return median(times)
+
+
+def tune(weights: Iterable[Any], token_counts: Sequence[int]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Find the fastest variants for the shapes among these prepared weights, and keep them for this machine's card.
+
+    Yields each entry of the table (`variants.entry`) with its microseconds, when it is found and kept.
+    """
+    groups: dict[tuple[type, tuple[int, int]], list[Weight]] = {}
+    for weight in weights:
+        if isinstance(weight, Blocks24 | SplitBlocks):
+            groups.setdefault((type(weight), weight.shape), []).append(weight)
+    for (_, shape), same in groups.items():
+        several = _larger_than_cache(same)
+        for tokens in token_counts:
+            ranked = ranking(several, tokens) if tunable(same[0], tokens) else []
+            if ranked:
+                microseconds, best = ranked[0]
+                found = variants.entry(shape, tokens, best)
+                keep({best.kernel: [found]})
+                yield found, microseconds
+
+
+def _larger_than_cache(weights: Sequence[Weight]) -> list[Weight]:
+    """So many of the weights, or copies of one, that the L2 cache holds none until its turn comes again."""
+    size = sum(buffer.nbytes for buffer in weights[0].buffers())
+    cache = torch.cuda.get_device_properties(weights[0].blocks.device).L2_cache_size
+    count = min(64, -(-3 * cache // size) + 1)
+    return [*weights[:count], *(copy(weights[0]) for _ in range(count - len(weights)))]
+
+
+def copy(weight: Weight) -> Weight:
+    """The same weight elsewhere in memory."""
+    other = object.__new__(type(weight))
+    buffers = {name: buffer.clone() for name, buffer in weight.named_buffers()}
+    other.__dict__ = {**weight.__dict__, "_buffers": buffers}
+    return other
 
 
 def tunable(weight: Weight, tokens: int) -> bool:
