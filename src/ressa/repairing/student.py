@@ -2,6 +2,9 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -65,10 +68,28 @@ def make_student(
     if masked_adapters:
         unmasked = [name for name in names if name not in adapted]
         adapter = SparseLoraConfig(masks=adapted, unmasked_modules=unmasked, **options)  # type: ignore[arg-type]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _targets_as_named(model):
         # PEFT asks transformers by a name that is to go.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         return get_peft_model(model, adapter)  # type: ignore[arg-type, return-value]
+
+
+@contextmanager
+def _targets_as_named(model: nn.Module) -> Iterator[None]:
+    """PEFT adapts the layers that are named.
+
+    For model types with fused experts it would take every gate, up and down projection for theirs, dense ones too
+    (GLM-4V), and wrap parameters in place of layers, which no mask reaches. It tells them by the type alone.
+    """
+    config: Any = getattr(model, "config", None)
+    known = getattr(config, "model_type", None)
+    try:
+        if known is not None:
+            config.model_type = "plain"
+        yield
+    finally:
+        if known is not None:
+            config.model_type = known
 
 
 def finish_student(student: nn.Module, masks: Masks, config: RepairConfig) -> nn.Module:
