@@ -1,5 +1,7 @@
 """The runtime's kernels on a GPU compute what fp64 does, whatever the shape, dtype, pattern and number of tokens."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from runtime_cases import SHAPES, mask_24, mask_any, packed
@@ -151,6 +153,21 @@ def test_portable_copies_compute_the_same(monkeypatch):
             check(layer, tokens, 4e-3)
     for cached in (driver._function, launches.few_tokens):
         cached.cache_clear()
+
+
+def test_a_thread_may_be_the_first_to_call_and_a_graph_the_first_to_load():
+    layer = PackedLinear.of(packed(mask_24(96, 192), torch.bfloat16, "cuda"))
+    x = torch.randn(3, 192, device="cuda", dtype=torch.bfloat16)
+    expected = layer(x)
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(layer, x).result(), expected)
+    for cached in (driver._function, launches.few_tokens):
+        cached.cache_clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+    graph.replay()
+    assert torch.equal(y, expected)
 
 
 def test_an_input_that_learns_gets_its_gradient():

@@ -12,6 +12,7 @@ from ressa.runtime.kernels import nvrtc
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_…
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_…
 _CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_…
+_INVALID_CONTEXT = 201  # CUDA_ERROR_…
 
 
 class _LaunchAttribute(ctypes.Structure):
@@ -60,6 +61,9 @@ class Kernel:
             config.stream = stream
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         code = self._launch(ctypes.byref(config), self._function, pointers, None)
+        if code == _INVALID_CONTEXT:
+            _bind(self._device)
+            code = self._launch(ctypes.byref(config), self._function, pointers, None)
         if code:
             check(code, "launch")
 
@@ -87,7 +91,7 @@ def _function(source: str, name: str, macros: tuple[tuple[str, int], ...], devic
     module, function, driver = ctypes.c_void_p(), ctypes.c_void_p(), _driver()
     torch.cuda.init()
     with torch.cuda.device(device):
-        torch.cuda.current_stream().query()  # the device's context exists from here on
+        _bind(device)
         # Loading is no work of a stream: it may happen while one is captured into a graph.
         mode = ctypes.c_int(_CAPTURE_RELAXED)
         driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
@@ -102,6 +106,16 @@ def _function(source: str, name: str, macros: tuple[tuple[str, int], ...], devic
             "asking for shared memory",
         )
     return function
+
+
+def _bind(device: int) -> None:
+    """Make the device's context current in this thread, if none is: PyTorch may not have done so yet."""
+    driver, context, handle = _driver(), ctypes.c_void_p(), ctypes.c_int()
+    driver.cuCtxGetCurrent(ctypes.byref(context))
+    if context.value is None:
+        check(driver.cuDeviceGet(ctypes.byref(handle), device), "finding the device")
+        check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle), "its context")
+        check(driver.cuCtxSetCurrent(context), "its context")
 
 
 def architecture(device: int) -> str:
