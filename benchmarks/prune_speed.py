@@ -348,6 +348,26 @@ class Report:
             write_json(self.path, self.data)
 
 
+def draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Seconds over samples, tokens a sample and width, a line a method."""
+    from matplotlib.figure import Figure
+
+    points = list(curves.values())
+    axes = list(dict.fromkeys(point["axis"] for point in points))
+    figure = Figure(figsize=(3.4 * len(axes), 3), layout="constrained")
+    for axis, panel in zip(axes, figure.subplots(1, len(axes), sharey=True, squeeze=False)[0], strict=True):
+        for method in dict.fromkeys(point["method"] for point in points):
+            line = [(q["x"], q["seconds"]) for q in points if (q["axis"], q["method"]) == (axis, method)]
+            panel.plot(*zip(*line, strict=True), marker="o", label=method)
+        panel.set(xscale="log", yscale="log", xlabel=axis)
+        panel.set_xticks(sorted({q["x"] for q in points if q["axis"] == axis}), minor=False)
+        panel.xaxis.set_major_formatter("{x:.0f}")
+        panel.minorticks_off()
+    panel.legend()
+    figure.axes[0].set_ylabel(f"seconds, {points[0]['layers']} blocks")
+    figure.savefig(path, metadata={"Software": None})
+
+
 PARTS = {"sides": sides, "curves": curves, "others": others}
 
 
@@ -359,6 +379,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8, help="samples a batch")
     parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/prune_speed.json)")
+    parser.add_argument("--figure", type=Path, help="PNG of the curves")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, to see that everything runs")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -374,6 +395,8 @@ def main() -> None:
     for name in parts:
         if name in PARTS:
             PARTS[name](size, device, report, options.only)
+    if options.figure:
+        draw(report.data["curves"], options.figure)
     if output:
         print(f"\nwritten: {output}")
 

@@ -50,7 +50,11 @@ def test_how_long_pruning_takes(tmp_path):
 
 
 def test_pruning_at_the_speed_of_the_hardware(tmp_path):
-    report = smoke("prune_speed.py", tmp_path, "--parts", "floor,sides", "--only", "ours")
+    figure = tmp_path / "curves.png"
+    report = smoke("prune_speed.py", tmp_path, "--parts", "floor,sides,curves", "--only", "ours|samples",
+                   "--figure", str(figure))  # fmt: skip
+    assert figure.stat().st_size > 10_000
+    assert {case["x"] for case in report["curves"].values()} == {1, 2, 4, 8}
     assert report["floor"]["floor"]["wanda_seconds"] > 0
     ours = {name: found for name, found in report["sides"].items() if name.startswith("ours")}
     assert set(ours) >= {f"ours, {m}, {p}" for m in ("wanda", "sparsegpt") for p in ("2:4", "0.5")}

@@ -82,7 +82,9 @@ def apply(
         raise RunError(
             f"SparseGPT's update of {name or 'a layer'} is not finite: raise percdamp or try float32."
         )
-    pruned = torch.empty_like(weight, memory_format=torch.contiguous_format).copy_(W.masked_fill_(~kept, 0).T)
+    W.masked_fill_(~kept, 0)
+    pruned = torch.empty_like(weight, memory_format=torch.contiguous_format).copy_(W.T)
+    del W
     return kept.T.contiguous(), pruned
 
 
