@@ -122,7 +122,8 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if network is not student:
             gather_trained(student, network)
-        return [entry for entry in trainer.state.log_history if "loss" in entry]
+        # In one order: that of a run which goes on is the checkpoint's.
+        return [dict(sorted(entry.items())) for entry in trainer.state.log_history if "loss" in entry]
 
 
 def training_arguments(
