@@ -299,21 +299,21 @@ def curves(size: Size, device: str, report: "Report", only: str) -> None:
 def others(size: Size, device: str, report: "Report", only: str) -> None:
     """DSnoT, and the allocations of shares of zeros, which prune nothing yet."""
     dense = make_model(size, device)
-    batches = make_batches(size, size.samples, size.batch)
-    for batch in batches:  # the last words are the targets
+    # As `ressa prune` calibrates: few at a time where gradients are measured, one for ECoFLaP.
+    few = make_batches(size, size.samples, max(1, min(16, 2048 // size.tokens)))
+    batches, alone = (
+        make_batches(size, size.samples, size.batch),
+        make_batches(size, min(size.samples, 32), 1),
+    )
+    for batch in (*few, *alone):  # the last words are the targets
         batch["labels"] = batch["input_ids"].clone()
         batch["labels"][:, : -size.text_tokens // 2] = -100
-    alone = [
-        {name: value[i : i + 1] for name, value in batch.items()}
-        for batch in batches
-        for i in range(size.batch)
-    ]
     runs: dict[str, Callable[[Any], object]] = {
         "dsnot, 0.5": lambda model: ours(model, batches, "dsnot", "0.5"),
         "dsnot, 2:4": lambda model: ours(model, batches, "dsnot", "2:4"),
     }
     for name in ("owl", "ecoflap-first", "ecoflap-zeroth", "auto"):
-        inputs = alone[:32] if name.startswith("ecoflap") else batches
+        inputs = {"owl": batches, "auto": few}.get(name, alone)
         runs[name] = lambda model, n=name, b=inputs: allocate(n, model, b, {"language": 0.5})
     for name, run in runs.items():
         if asked(name, only) and not report.has("others", name):

@@ -6,7 +6,6 @@ import transformers as hf
 from PIL import Image
 
 from ressa.checkpoint import Vlm
-from ressa.data import batcher as batcher_module
 from ressa.data.batcher import IGNORED, Batcher, batch_size_for
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
@@ -189,7 +188,7 @@ def test_targets_get_the_tokens_they_have_behind_the_prompt():
     assert tokens == ["▁cat", "</s>"]
 
 
-def test_calibration_batches_are_as_large_as_keeps_a_device_busy(monkeypatch):
+def test_calibration_batches_are_as_large_as_keeps_a_device_busy():
     model, processor = VLMS["llava"]()
     vlm = Vlm(model, processor, "tiny")
     many = SAMPLES * 50
@@ -197,7 +196,5 @@ def test_calibration_batches_are_as_large_as_keeps_a_device_busy(monkeypatch):
     assert (batch_size_for(vlm, many, cpu), batch_size_for(vlm, many, gpu)) == (16, 128)
     assert batch_size_for(vlm, many[:5], gpu) == 5
     longest = max(Batcher(processor, model.config).training([s])["input_ids"].shape[1] for s in SAMPLES)
-    monkeypatch.setattr(batcher_module, "_POSITIONS", 4 * longest)
-    assert batch_size_for(vlm, many, gpu) == batch_size_for(vlm, many, cpu) == 4
-    monkeypatch.setattr(batcher_module, "_POSITIONS", 1)
-    assert batch_size_for(vlm, many, gpu) == 1
+    assert batch_size_for(vlm, many, gpu, 4 * longest) == batch_size_for(vlm, many, cpu, 4 * longest) == 4
+    assert batch_size_for(vlm, many, gpu, 1) == 1

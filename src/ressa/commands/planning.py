@@ -15,6 +15,10 @@ from ressa.methods import get_method
 from ressa.recipe import DENSE, PruneRecipe
 from ressa.sparsity import Pattern, Plan, parse_pattern
 
+_POSITIONS = (
+    2048  # at a time, where gradients are measured: all that the model makes of them is kept for a while
+)
+
 
 def patterns(recipe: PruneRecipe) -> dict[str, Pattern | None]:
     """Tower → its pattern, None where it stays dense."""
@@ -37,9 +41,13 @@ def measures(recipe: PruneRecipe) -> bool:
     return recipe.allocation != "uniform" or recipe.scope == "global"
 
 
-def batch_size_of(recipe: PruneRecipe, vlm: Vlm, samples: Sequence[Sample], device: torch.device) -> int:
-    """How many samples run at a time."""
-    return batch_size_for(vlm, samples, device) if recipe.batch_size == "auto" else recipe.batch_size
+def batch_size_of(
+    recipe: PruneRecipe, vlm: Vlm, samples: Sequence[Sample], device: torch.device, *positions: int
+) -> int:
+    """How many samples run at a time; positions: how many they come to, where the recipe does not say."""
+    if recipe.batch_size != "auto":
+        return recipe.batch_size
+    return batch_size_for(vlm, samples, device, *positions)
 
 
 def allocation_of(
@@ -59,13 +67,9 @@ def allocation_of(
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.choices is not None:
         options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
-    # What measures gradients keeps more of each sample than what only looks at inputs.
-    most = (
-        min(16, batch_size_of(recipe, vlm, samples, device))
-        if recipe.batch_size == "auto"
-        else recipe.batch_size
+    number, size = batching(
+        recipe.allocation, len(samples), batch_size_of(recipe, vlm, samples, device, _POSITIONS)
     )
-    number, size = batching(recipe.allocation, len(samples), most)
     allocation = allocate(
         recipe.allocation,
         vlm.model,

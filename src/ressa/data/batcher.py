@@ -217,13 +217,15 @@ _MOST = 128
 _MOST_ON_A_CPU = 16
 
 
-def batch_size_for(vlm: "Vlm", samples: Sequence[Sample], device: torch.device) -> int:
-    """How many samples to calibrate on at a time. It depends on what is asked of the device, not on what it has free,
-    so that the same run gives the same masks."""
+def batch_size_for(
+    vlm: "Vlm", samples: Sequence[Sample], device: torch.device, positions: int = _POSITIONS
+) -> int:
+    """How many samples to calibrate on at a time: so many that they come to `positions`. It depends on what is asked
+    of the device, not on what it has free, so that the same run gives the same masks."""
     batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
     length = max(batcher.training([sample])["input_ids"].shape[1] for sample in samples[:8])
     most = _MOST_ON_A_CPU if device.type == "cpu" else _MOST
-    return max(1, min(most, _POSITIONS // length, len(samples)))
+    return max(1, min(most, positions // length, len(samples)))
 
 
 def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list[dict[str, Tensor]]:
