@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What docs/results.md and benchmarks/results take from a GPU, one after the other.
 #
-#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step methods repairs ablations
+#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning methods repairs ablations
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
 #
-# `kernels` and `step` measure time: give them the GPU alone. The others run JOBS cells at a time; with CUDA's
+# `kernels`, `step` and `pruning` measure time: give them the GPU alone. The others run JOBS cells at a time; with CUDA's
 # multi-process service (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns.
 set -euo pipefail
 OUT=${1:?name the folder for the results}
@@ -27,11 +27,12 @@ compare() { # NAME then compare.py's own options
 
 for step in "$@"; do
   case $step in
-    tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
+    tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/kernels/test_column_sweep.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
              tests/calibration/test_walk_on_cuda.py tests/methods/test_cuda_agrees.py \
              tests/runtime/kernels/test_on_cuda.py ;;
     kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --steps 10 --output "$OUT/repair_step.json" ;;
+    pruning) $PYTHON benchmarks/prune_speed.py --output "$OUT/prune_speed.json" --figure "$OUT/prune_speed.png" ;;
     methods) compare methods ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
@@ -40,6 +41,6 @@ both rank_vision=2 rank_language=4,both rank_vision=4 rank_language=8,both rank_
 both rank_language=0,both rank_vision=0,both rank_connector=0,\
 both kd_weight=0.5,both kd_weight=0.9,both temperature=2,both hidden_weight=1,\
 both samples=3200,both samples=25600" ;;
-    *) echo "there is no step '$step': choose from tests kernels step methods repairs ablations" >&2; exit 2 ;;
+    *) echo "there is no step '$step': choose from tests kernels step pruning methods repairs ablations" >&2; exit 2 ;;
   esac
 done

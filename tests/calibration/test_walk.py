@@ -271,8 +271,25 @@ def test_linears_of_one_input_share_their_statistics():
     walk(model, anatomy, batches_of(family), visit, norm, layers=anatomy.linears("language"))
 
 
+def test_linears_that_the_first_call_does_not_reach_see_all_that_later_ones_give_them():
+    model = Sometimes(Routed())
+    names = ("blocks.0.one", "blocks.0.two")
+    anatomy = Anatomy({"vision": Tower("vision", (Chain("blocks", (Block("blocks.0", names),)),))})
+    batches = [toy_batch(seed, images=1) for seed in range(4)]
+    images = [batch["pixel_values"][:, 0] for batch in batches]
+    for image in images[2:]:
+        image.sub_(100)
+    found: dict[str, InputNorm] = {}
+    walk(model, anatomy, batches, lambda _, made: found.update(made), norm)
+    for name, seen in zip(names, (images, images[2:]), strict=True):
+        expected = InputNorm(8)
+        for image in seen:
+            expected.update(image)
+        assert equal(found[name], expected)
+
+
 def test_linears_that_share_an_input_only_now_and_then_share_nothing():
-    model = Sometimes()
+    model = Sometimes(TwoLinears())
     blocks = (Block("blocks.0", ("blocks.0.one", "blocks.0.two")),)
     anatomy = Anatomy({"vision": Tower("vision", (Chain("blocks", blocks),))})
     batches = [toy_batch(seed, images=1) for seed in range(3)]
@@ -432,10 +449,18 @@ class TwoLinears(nn.Module):
         return self.one(x) + self.two(x if x.mean() > -50 else x * 2)
 
 
+class Routed(TwoLinears):
+    """Calls its second linear, after the first, for some inputs only, as experts are called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        return y if x.mean() > -50 else y + self.two(x.clone())
+
+
 class Sometimes(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([TwoLinears()])
+        self.blocks = nn.ModuleList([block])
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def forward(self, pixel_values: Tensor) -> Tensor:
