@@ -119,20 +119,23 @@ class Net:
             note(f"{len(lines)} sentences")
         changed = sorted(path for path, about in before.items() if after.get(path) != about)
         appeared = sorted(path for path in after if path not in before)
-        if status == 0:
-            appeared = [path for path in appeared if not path.startswith(str(self.out))]
+        # A result; or, of a run that failed, the work that it goes on from once what ailed it is mended.
+        mine = {0: str(self.out), 1: str(self.folder / ".out.partial")}.get(status)
+        appeared = [path for path in appeared if mine is None or not path.startswith(mine)]
         if changed or appeared:
             note(f"changed {changed[:3]}, left {appeared[:3]}")
-        if self.out.is_dir() and not self.out.is_symlink() and str(self.out) not in before:
-            shutil.rmtree(self.out)
+        for left in (self.out, self.folder / ".out.partial"):
+            if left.is_dir() and not left.is_symlink() and str(left) not in before:
+                shutil.rmtree(left)
         return status
 
 
 @pytest.fixture
-def net(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture):
+def net(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture, record_property: Any):
     """Made for one test; the test fails with all that it noted."""
     (tmp_path / "net").mkdir()
     made = Net(inputs, tmp_path / "net", capsys)
     yield made
+    record_property("inputs", made.tried)
     assert made.tried
     assert not made.problems, "\n".join([f"{len(made.problems)} of {made.tried} inputs:", *made.problems])

@@ -24,8 +24,8 @@ def read_plan(path: str | Path) -> Plan:
     path = Path(path)
     file = path / MANIFEST if path.is_dir() else path
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
         raise UsageError(f"{path} holds no plan: give a plan file, or a folder that ressa pruned.") from None
     texts = data.get("plan", data) if isinstance(data, dict) else None
     if not isinstance(texts, Mapping) or not texts or not all(isinstance(t, str) for t in texts.values()):

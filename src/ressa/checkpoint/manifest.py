@@ -87,12 +87,10 @@ def write_masks(folder: Path, masks: Mapping[str, "Tensor"]) -> None:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a result folder. Raises UsageError if there is none, or none that can be read."""
     path = Path(folder) / MANIFEST
+    if not path.is_file():  # nor a pipe, which would be waited for
+        raise UsageError(f"{folder} has no {MANIFEST}: give a folder that ressa pruned or repaired.")
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"{folder} has no {MANIFEST}: give a folder that ressa pruned or repaired."
-        ) from None
     except (ValidationError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no manifest that this version of ressa reads: make it anew.") from error
 
