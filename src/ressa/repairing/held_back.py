@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample, image_key
+from ressa.progress import track
 from ressa.repairing.forward import Forward, logits_of
 from ressa.repairing.losses import IGNORED, align
 from ressa.warned import warn
@@ -107,7 +108,7 @@ class HeldBack:
         if not self.samples:
             return
         try:
-            found = examine(model, self.batcher, self.samples, self.forward, self.batch_size)
+            found = examine(model, self.batcher, self.samples, self.forward, self.batch_size, name)
         except torch.OutOfMemoryError:
             self.samples = []
             warn(
@@ -125,12 +126,18 @@ class HeldBack:
 
 @torch.no_grad()
 def examine(
-    model: nn.Module, batcher: Batcher, samples: Sequence[Sample], forward: Forward, batch_size: int
+    model: nn.Module,
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    forward: Forward,
+    batch_size: int,
+    name: str = "dense",
 ) -> Examination:
-    """Forward passes over the samples, without gradients, where repair computes."""
+    """Forward passes over the samples, without gradients, where repair computes. name: of the model, as it is told."""
     losses, tokens, right = [], [], []
+    starts = range(0, len(samples), batch_size)
     with forward.of(model) as run:
-        for start in range(0, len(samples), batch_size):
+        for start in track(starts, f"Trying the {name} model on samples held back"):
             batch = batcher.training(samples[start : start + batch_size])
             logits, shift = logits_of(run(batch)), not batcher.encoder_decoder
             labels = batch["labels"].to(logits.device)
