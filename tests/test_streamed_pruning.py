@@ -38,15 +38,21 @@ def assert_same(model: nn.Module, expected: nn.Module) -> None:
     assert [key for key, value in expected.state_dict().items() if not torch.equal(state[key], value)] == []
 
 
-def check(family: Family, method: str, folder: Path) -> None:
+def check(family: Family, method: str, folder: Path, half: torch.dtype | None = None) -> None:
+    """half: a dtype that the weights are stored in, while they compute in float32."""
     source, work, target = folder / "source", folder / "work", folder / "target"
-    family.model().save_pretrained(source, max_shard_size="40KB")
+    family.model().to(half or torch.float32).save_pretrained(source, max_shard_size="40KB")
     batches = [family.batch(0), family.batch(10)]
-    expected = loaded(source)
-    in_memory = prune(expected, batches, plan_of(expected), method=method)
+    expected, wide = loaded(source), torch.float32 if half else None
+    before = {name: tensor.dtype for name, tensor in expected.state_dict().items()}
+    if half:
+        expected.float()
+    in_memory = prune(expected, batches, plan_of(expected), method=method, stored_in=half)
+    for name, tensor in [*expected.named_parameters(), *expected.named_buffers()]:
+        tensor.data = tensor.data.to(before.get(name, tensor.dtype))
     model = loaded(source)
-    weights = streamed(model, source, work)
-    result = prune(model, batches, plan_of(model), method=method, streamed=weights)
+    weights = StreamedWeights(model, list(plan_of(model)), source, work, computes_in=wide)
+    result = prune(model, batches, plan_of(model), method=method, streamed=weights, stored_in=half)
     assert_same(model, expected)
     assert result.layers == in_memory.layers
     assert all(torch.equal(result.masks[name], mask) for name, mask in in_memory.masks.items())
@@ -65,6 +71,12 @@ def test_the_same_bits_as_in_memory(family, tmp_path):
 @pytest.mark.parametrize("name", ["llava", "instructblip-t5", "qwen3-vl", "mllama"])
 def test_the_same_bits_with_every_method(name, method, tmp_path):
     check(FAMILIES[name], method, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("name", ["llava", "instructblip-t5", "instructblip-llama", "qwen2.5-vl", "gemma3"])
+def test_the_same_bits_where_half_precision_computes_in_float32(name, method, tmp_path):
+    check(FAMILIES[name], method, tmp_path, torch.bfloat16)
 
 
 class Cut(Exception):

@@ -54,7 +54,7 @@ def in_fast_dtype(*models: nn.Module, device: torch.device | str, asked: str = "
         for model, dtypes in slow:
             for name, tensor in _tensors(model):
                 if name in dtypes:
-                    tensor.data = _narrow(tensor.data, dtypes[name])
+                    tensor.data = narrowed(tensor.data, dtypes[name])
 
 
 def is_slow(model: nn.Module, device: torch.device | str) -> bool:
@@ -70,7 +70,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(model.named_parameters(), model.named_buffers())
 
 
-def _narrow(wide: Tensor, dtype: torch.dtype) -> Tensor:
+def narrowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in a narrower dtype, in which what was not zero is still not zero."""
     narrow = wide.to(dtype)
     # float16 has no such small numbers: a kept weight must not become one more zero.
     narrow[(narrow == 0) & (wide != 0)] = torch.finfo(dtype).tiny

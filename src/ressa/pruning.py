@@ -17,6 +17,7 @@ from ressa.calibration.statistics import Statistics
 from ressa.calibration.walk import never_reached, walk
 from ressa.checkpoint import FinishedBlocks, LayerReport, StreamedWeights
 from ressa.errors import RunError, UsageError
+from ressa.fast_dtype import narrowed
 from ressa.fused import on_plain_linears
 from ressa.methods import Method, get_method, magnitude
 from ressa.processes import place, share
@@ -63,6 +64,7 @@ def prune(
     tokens: Literal["all", "atv"] = "all",
     alpha: float = 1.0,
     keep_zeros: bool = False,
+    stored_in: torch.dtype | None = None,
     streamed: StreamedWeights | None = None,
 ) -> PruneResult:
     """Prune a model in place, block by block in the order data flows. One that is packed is unpacked first.
@@ -86,6 +88,8 @@ def prune(
         keep_zeros: weights that are 0 already stay 0 and are outside the masks, whatever the method, so that a
             layer may get more zeros than its pattern asks for. Without it a method that updates what it keeps
             (SparseGPT) gives some of them values, which is warned of where the model was sparse.
+        stored_in: a narrower dtype that the pruned weights will be stored in. They are rounded to it at once, so that
+            the blocks behind them see what will be there.
         streamed: the model's weights, if they stay on disk; finished blocks are then kept there, not in work_dir.
 
     Raises UsageError before anything is changed: a plan that names no layer or an unknown one, a pattern that
@@ -139,6 +143,8 @@ def prune(
         if gathered is None and device is not None:
             weight = weight.to(device)
         mask, pruned = chosen.apply(weight, gathered, plan[name], name=name, seed=seed, **updating, **options)
+        if stored_in is not None and stored_in.itemsize < pruned.itemsize:
+            pruned = narrowed(pruned, stored_in).to(pruned.dtype)
         return (mask & (weight != 0) if keep_zeros else mask), pruned
 
     def visit(block: Block, statistics: dict[str, Statistics]) -> None:

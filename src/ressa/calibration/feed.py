@@ -41,7 +41,8 @@ class Feed:
         self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
         # An empty tensor knows which GPU a bare "cuda" is.
         self.device = torch.empty(0, device=model.device if device is None else device).device
-        self.lends, self.shelf = device is not None, shelf
+        self.shelf, self.wider = shelf, None if shelf is None else shelf.computes_in
+        self.lends = device is not None or self.wider is not None
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.accepted = None if takes_any else set(parameters)
@@ -67,10 +68,10 @@ class Feed:
                 self.lender = Lender(self.device if self.lends else None, self.shelf)
                 stack.callback(self.lender.close)
                 blocks = list(self.blocks.values())
-                if self.shelf is not None:
-                    blocks += self._vocabulary()
+                if self.shelf is not None and self.wider is None:
+                    blocks += self._vocabulary()  # else models would ask it for their dtype, and get another
                 if self.lends:
-                    stack.enter_context(moved(self.model, blocks, self.device))
+                    stack.enter_context(moved(self.model, blocks, self.device, self.wider))
                 if self.lends or self.shelf is not None:
                     stack.enter_context(lent(blocks, self.lender))
                 yield
@@ -91,7 +92,7 @@ class Feed:
 
     def forward(self, batch: Batch) -> None:
         """The whole model on one batch."""
-        dtype = self.model.dtype
+        dtype = self.wider or self.model.dtype
         inputs = {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in batch.items()

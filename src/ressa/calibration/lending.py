@@ -18,7 +18,12 @@ Copies = list[tuple[Tensor, Tensor]]  # a parameter or buffer, and its data else
 
 
 class Shelf(Protocol):
-    """Where weights lie that are in memory only while they are used: the disk (`checkpoint.StreamedWeights`)."""
+    """Where weights lie that are in memory only while they are used: the disk (`checkpoint.StreamedWeights`).
+
+    computes_in: a wider dtype that those of half precision have while they are used; None for their own.
+    """
+
+    computes_in: torch.dtype | None
 
     def announce(self, module: nn.Module) -> None:
         """A module's weights will be read soon."""
@@ -39,6 +44,7 @@ class Lender:
 
     def __init__(self, device: torch.device | None, shelf: Shelf | None = None) -> None:
         self.device, self.shelf = device, shelf
+        self.wider = None if shelf is None else shelf.computes_in
         self.there = ThreadPoolExecutor(1)
         self.back = ThreadPoolExecutor(1)
         self.coming: dict[nn.Module, Future[tuple[Copies, Any]]] = {}
@@ -50,6 +56,8 @@ class Lender:
         """Start to bring the weights of a module that will compute soon."""
         if self.shelf is not None:
             self.shelf.announce(module)
+            if self.wider is not None:
+                return  # there is no room for another that is twice as large
         if self._is_elsewhere(module) and module not in self.coming:
             self._returned(module)
             self.coming[module] = self.there.submit(self._send, module)
@@ -60,7 +68,8 @@ class Lender:
         if not self._is_elsewhere(module):
             return
         self.expect(module)
-        copies, arrived = self.coming.pop(module).result()
+        future = self.coming.pop(module, None)
+        copies, arrived = self._send(module) if future is None else future.result()
         if arrived is not None:
             now = torch.cuda.current_stream(self.device)
             now.wait_event(arrived)
@@ -97,7 +106,9 @@ class Lender:
         self.back.shutdown()
 
     def _is_elsewhere(self, module: nn.Module) -> bool:
-        return self.device is not None and next(module.parameters()).device != self.device
+        if self.device is None:
+            return False
+        return self.wider is not None or next(module.parameters()).device != self.device
 
     def _returned(self, module: nn.Module) -> None:
         if module in self.returning:
@@ -108,12 +119,14 @@ class Lender:
         assert self.device is not None
         tensors = [*module.parameters(), *module.buffers()]
         if self.device.type != "cuda":
-            return [(tensor, tensor.data.to(self.device)) for tensor in tensors], None
+            copies = [(tensor, widened(tensor.data.to(self.device), self.wider)) for tensor in tensors]
+            return copies, None
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
             copies = []
             for tensor in tensors:
-                copies.append((tensor, _pinned(tensor).to(self.device, non_blocking=True, copy=True)))
+                here = _pinned(tensor).to(self.device, non_blocking=True, copy=True)
+                copies.append((tensor, widened(here, self.wider)))
                 if self.shelf is not None:
                     self.shelf.let_go(tensor)
             return copies, stream.record_event()
@@ -136,6 +149,13 @@ class Lender:
         stream.synchronize()
         for (tensor, home, _), pinned in zip(homes, waiting, strict=True):
             tensor.data = torch.empty(pinned.shape, dtype=pinned.dtype, device=home.device).copy_(pinned)
+
+
+def widened(tensor: Tensor, wider: torch.dtype | None) -> Tensor:
+    """A tensor of half precision in a wider dtype; any other, or without one, as it is."""
+    if wider is None or not tensor.is_floating_point() or tensor.itemsize >= wider.itemsize:
+        return tensor
+    return tensor.to(wider)
 
 
 def _pinned(tensor: Tensor) -> Tensor:
@@ -171,14 +191,17 @@ def lent(blocks: Sequence[nn.Module], lender: Lender) -> Iterator[None]:
 
 
 @contextmanager
-def moved(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """What a model is made of beside the blocks is on `device` for the time; nothing may change it there."""
+def moved(
+    model: nn.Module, blocks: Sequence[nn.Module], device: torch.device, wider: torch.dtype | None = None
+) -> Iterator[None]:
+    """What a model is made of beside the blocks is on `device` for the time, and in a wider dtype if one is given;
+    nothing may change it there."""
     apart = {id(tensor) for block in blocks for tensor in (*block.parameters(), *block.buffers())}
-    rest = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in apart and t.device != device]
+    rest = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in apart]
     homes = [(tensor, tensor.data) for tensor in rest]
     try:
         for tensor in rest:
-            tensor.data = tensor.data.to(device)
+            tensor.data = widened(tensor.data.to(device), wider)
         yield
     finally:
         for tensor, home in homes:

@@ -21,13 +21,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def place_weights(
-    vlm: Vlm, layers: Sequence[str], device: torch.device, work: Path, *, stream: bool | None, growth: int = 1
+    vlm: Vlm, layers: Sequence[str], device: torch.device, work: Path, *, stream: bool | None, widens: bool
 ) -> StreamedWeights | None:
     """Move a model, as `load` gives it on the CPU, to where it is pruned fastest; what stays on disk is returned.
 
     layers: those that will be pruned. device: where blocks compute. work: the output's shards grow beneath it.
     stream: True for weights that stay on disk, False for none, None where neither the device nor the host's
-    memory holds the model. growth: how many times as large it gets in host memory, as it computes in float32 there.
+    memory holds the model. widens: whether weights of half precision compute in float32 there (`fast_dtype`).
     Raises UsageError if it is to be streamed and cannot be.
     """
     size = size_of(vlm.model)
@@ -35,12 +35,13 @@ def place_weights(
         if device.type == "cuda" and 1.5 * size + _SPARE <= torch.cuda.mem_get_info(device)[0]:
             move(vlm.model, device)
             return None
-        if stream is False or size * growth <= 0.8 * host_memory():
+        if stream is False or size * (2 if widens else 1) <= 0.8 * host_memory():
             return None
     try:
         if vlm.folder is None:
             raise UsageError("A model that was made in memory cannot be streamed: save it first.")
-        return StreamedWeights(vlm.model, layers, vlm.folder, work / "streamed")
+        computes_in = torch.float32 if widens else None
+        return StreamedWeights(vlm.model, layers, vlm.folder, work / "streamed", computes_in=computes_in)
     except UsageError as reason:
         if stream:
             raise

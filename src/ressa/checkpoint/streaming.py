@@ -22,6 +22,7 @@ from ressa.checkpoint.kept import keep_tensors, kept_tensors
 from ressa.checkpoint.resume import claim, refuse
 from ressa.checkpoint.stored import INDEX, Place, StoredTensors
 from ressa.errors import RunError, UsageError
+from ressa.fast_dtype import narrowed
 from ressa.sparsity import PackedMasks, as_packed
 
 _GIVE_BACK = 4  # MADV_DONTNEED of Linux
@@ -32,16 +33,24 @@ class StreamedWeights:
     """The weights of a loaded model where they lie: in the source's shards, or pruned in the output's.
 
     model: as `load` gives it, on the CPU and in the dtype it is stored in. source: its folder. folder: where the
-    output's shards grow, and where a run that was cut short finds what was done.
+    output's shards grow, and where a run that was cut short finds what was done. computes_in: a wider dtype that
+    weights of half precision have while they are used; they are stored in their own again.
     Raises UsageError where weights cannot be mapped, or not one of `layers` is stored as it computes.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], source: str | Path, folder: str | Path
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        source: str | Path,
+        folder: str | Path,
+        *,
+        computes_in: torch.dtype | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise UsageError("Weights are streamed on Linux only: leave out --stream.")
         self.source, self.folder, self.identity = StoredTensors(source), Path(folder), ""
+        self.computes_in = computes_in
         self.places = _places(model, self.source)
         for name in layers:
             if f"{name}.weight" not in self.places:
@@ -128,6 +137,8 @@ class StreamedWeights:
 
     def _write(self, name: str, weight: Tensor) -> None:
         place, old = self.places[name], self._data[name]
+        if weight.dtype == self.computes_in:
+            weight = narrowed(weight, old.dtype)
         if weight.dtype != old.dtype or weight.shape != old.shape:
             raise RunError(
                 f"{name} came back as {weight.dtype} {tuple(weight.shape)}: this is a defect of ressa."

@@ -51,6 +51,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     meet(device)
     with watch.on("load"):
         vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
+    widens = recipe.dtype == "auto" and is_slow(vlm.model, device)
     anatomy = find_anatomy(vlm.model)
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample)
@@ -73,9 +74,10 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 device,
                 work,
                 stream=False if measures(recipe) else recipe.stream,
-                growth=2 if recipe.dtype == "auto" and is_slow(vlm.model, device) else 1,
+                widens=widens,
             )
-        # What stays on disk is computed with as it is.
+        stored_in = vlm.model.dtype
+        # Weights on disk are widened when they are read.
         asked = recipe.dtype if streamed is None else "as stored"
         with in_fast_dtype(vlm.model, device=device, asked=asked) as computed_in:
             if given is not None:
@@ -99,6 +101,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 tokens=recipe.tokens,
                 alpha=recipe.alpha,
                 keep_zeros=recipe.keep_zeros,
+                stored_in=stored_in if widens else None,
                 streamed=streamed,
             )
         made: dict[str, Any] = {
@@ -118,7 +121,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             plan=result.plan.to_dict(),
             seconds=round(result.seconds, 1),
             spent={**watch.rounded(), **result.spent},
-            computed_in=computed_in,
+            computed_in="float32" if widens else computed_in,
             **made,
         )
         if is_first():
