@@ -38,21 +38,21 @@ Make = Callable[[nn.Linear, Tensor], nn.Module]
 
 
 class Fp8Linear(nn.Module):
-    """What a user would pick instead: e4m3 weights with a scale a row, inputs scaled row by row as they come."""
+    """What a user would pick instead: e4m3 weights with a scale a row, inputs scaled row by row as they come, in
+    one compiled kernel."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        scale = _scale(linear.weight)
-        self.register_buffer("values", (linear.weight / scale).to(torch.float8_e4m3fn))
-        self.register_buffer("scale", scale.T.float().contiguous())
+        values, scale = to_fp8(linear.weight)
+        self.register_buffer("values", values)
+        self.register_buffer("scale", scale.T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        scale = _scale(flat)
+        values, scale = compiled_to_fp8(x.reshape(-1, x.shape[-1]))
         y = torch._scaled_mm(
-            (flat / scale).to(torch.float8_e4m3fn),
+            values,
             self.values.T,
-            scale_a=scale.float(),
+            scale_a=scale,
             scale_b=self.scale,
             out_dtype=x.dtype,
             use_fast_accum=True,
@@ -60,8 +60,13 @@ class Fp8Linear(nn.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def _scale(rows: Tensor) -> Tensor:
-    return rows.abs().amax(1, keepdim=True).clamp(min=1e-6) / torch.finfo(torch.float8_e4m3fn).max
+def to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 values and a scale for each row, (rows, 1) in float32."""
+    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-6) / torch.finfo(torch.float8_e4m3fn).max
+    return (rows.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+
+compiled_to_fp8 = torch.compile(to_fp8, dynamic=False)
 
 
 def fp8(linear: nn.Linear, _: Tensor) -> nn.Module:
@@ -361,7 +366,7 @@ def main() -> None:
                         json.dumps({k: v for k, v in times.items() if k != "weights_bytes"}),
                         flush=True,
                     )
-        except (RuntimeError, NotImplementedError, TypeError) as reason:  # of libraries beside us
+        except Exception as reason:  # of a library that is measured beside ours
             if make is packed or make is None:
                 raise
             print(f"{side}: does not run here ({reason})")

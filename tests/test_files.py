@@ -200,3 +200,15 @@ def test_where_nothing_can_be_written_is_found_out_beforehand(tmp_path):
     with pytest.raises(UsageError, match="symbolic links"):
         check_writable(tmp_path / "ring")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ring"]
+
+
+def test_a_folder_never_takes_the_place_of_something_else(tmp_path):
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    file.write_text("mine")
+    for path in (pipe, file):
+        with pytest.raises(UsageError, match="is a file"), fresh_directory(path):
+            pass
+    assert pipe.is_fifo()
+    assert file.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]

@@ -22,9 +22,11 @@ def fresh_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes `path` when the block ends without an error.
 
     An existing folder at `path` is replaced only at that moment. On an error the temporary folder is removed.
-    Raises RunError where the system does not let it write (`write_failure`).
+    Raises UsageError, before anything is done, for a `path` that is something else (a file, a device), and RunError
+    where the system does not let it write (`write_failure`).
     """
     path = target(path)
+    check_folder(path)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(path)
@@ -45,6 +47,12 @@ def fresh_directory(path: str | Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def check_folder(path: Path) -> None:
+    """Raises UsageError if something is at `path` that is no folder, for a folder never takes its place."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, and the result is a folder: choose another --output.")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def test_what_is_there_is_replaced_only_when_that_is_said(pruned, ressa, tmp_pat
     assert "--force" in said.sentence
     assert ressa("pack", pruned, "-o", other, "--force").status == 0
     assert is_packed(other)
+    assert "is a file" in ressa("pack", pruned, "-o", other / "config.json", "--force").sentence
     assert ressa("pack", pruned, "-o", pruned, "--force").status == 2
     assert ressa("pack", pruned, "-o", tmp_path, "--force").status == 2
 

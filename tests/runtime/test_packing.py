@@ -106,3 +106,14 @@ def test_2_4_damage_that_still_looks_like_a_mask_changes_the_weight_but_not_its_
     moved.check()
     assert moved.zeros() == good.zeros()
     assert not torch.equal(moved.mask(), mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_values_of_one_byte_are_taken_too(dtype):
+    """2:4 with FP8 values: 0.3125 of the bytes of a dense bf16 weight."""
+    weight, mask = pruned(16, 64, "2:4", torch.float32)
+    weight = weight.nan_to_num(1.0, 2.0, -2.0).to(dtype)
+    packed = pack(weight, mask)
+    packed.check()
+    assert same_bits(packed.dense(), weight)
+    assert packed.nbytes == 0.3125 * 2 * weight.numel()

@@ -8,7 +8,7 @@ from ressa.checkpoint import MANIFEST, find
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import refuse_overlap
 from ressa.errors import UsageError
-from ressa.files import check_writable
+from ressa.files import check_folder, check_writable
 from ressa.locks import held
 from ressa.report import Table
 from ressa.runtime.format import is_packed
@@ -46,10 +46,11 @@ def _write(
     folder: str, output: Path, write: "Callable[[], Sizes]", said: str, *, packed: bool, force: bool
 ) -> Outcome:
     source = Path(find(folder))
+    check_folder(output)
     refuse_overlap(output, source)
     check_writable(output, room=sum(path.stat().st_size for path in source.glob("*.safetensors")))
     with held(output):
-        if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and not force and any(output.iterdir()):
             if not _comes_from(source, output, packed):
                 raise UsageError(
                     f"{output} exists already: choose another --output, or replace it with --force."

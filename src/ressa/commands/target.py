@@ -9,7 +9,7 @@ from typing import Any
 
 from ressa.checkpoint import MANIFEST, Manifest, read_manifest
 from ressa.errors import UsageError
-from ressa.files import check_writable, read_json, target, told, write_json
+from ressa.files import check_folder, check_writable, read_json, target, told, write_json
 from ressa.locks import held
 from ressa.processes import is_first
 
@@ -48,8 +48,7 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
     identity: `Recipe.identity()`, perhaps with more keys that decide the result.
     Raises UsageError when something else is there.
     """
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file, and the result is a folder: choose another --output.")
+    check_folder(output)
     if force or not output.exists() or not any(output.iterdir()):
         return None
     if not (output / MANIFEST).is_file():
