@@ -198,3 +198,20 @@ def test_calibration_batches_are_as_large_as_keeps_a_device_busy():
     longest = max(Batcher(processor, model.config).training([s])["input_ids"].shape[1] for s in SAMPLES)
     assert batch_size_for(vlm, many, gpu, 4 * longest) == batch_size_for(vlm, many, cpu, 4 * longest) == 4
     assert batch_size_for(vlm, many, gpu, 1) == 1
+
+
+def test_a_sample_that_the_processor_refuses_is_named(monkeypatch):
+    model, processor = VLMS["llava"]()
+    batcher = Batcher(processor, model.config)
+    plain = batcher.text.process
+
+    def picky(images, texts):
+        if any(image.size == (3, 3) for image in images):
+            raise ValueError("height:3 and width:3 must be larger than factor:28")
+        return plain(images, texts)
+
+    monkeypatch.setattr(batcher.text, "process", picky)
+    tiny = Sample(Image.new("RGB", (3, 3)), "A short description:", "dog", "17")
+    with pytest.raises(UsageError, match=r"sample 17 is refused by the model's processor \(height:3"):
+        batcher.training([*SAMPLES, tiny])
+    assert batcher.training(SAMPLES)["input_ids"].shape[0] == 3

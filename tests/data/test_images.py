@@ -1,6 +1,7 @@
 """Opening picture files: what is none, what is too large, and what would never end."""
 
 import os
+import random
 import struct
 import zlib
 
@@ -64,6 +65,28 @@ def test_a_picture_that_was_cut_short_is_refused(tmp_path, suffix):
     refusal(path)
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_the_quick_look_sees_what_a_whole_one_sees(tmp_path, options):
+    path, chance = tmp_path / "x.jpg", random.Random(0)
+    image = Image.frombytes("RGB", (48, 36), chance.randbytes(48 * 36 * 3)).resize((192, 144))
+    image.save(path, **options)
+    whole = path.read_bytes()
+    seen = set()
+    for _ in range(60):
+        spoiled = bytearray(whole[: chance.choice([len(whole), chance.randrange(len(whole))])])
+        if spoiled:
+            spoiled[chance.randrange(len(spoiled))] = chance.randrange(256)
+        path.write_bytes(spoiled)
+        try:
+            open_image(path)
+            usable = True
+        except UsageError:
+            usable = False
+        assert (what_is_wrong(path) is None) == usable
+        seen.add(usable)
+    assert seen == {True, False}
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     assert "pipe" in refusal(tmp_path / "x.png")
@@ -84,6 +107,14 @@ def test_the_limit_can_be_moved(tmp_path):
     assert open_image(path).size == (50, 40)
     limit_pixels(1_998)
     assert "has 2,000 pixels, and at most 1,998 are read (--max-pixels)" in refusal(path)
+
+
+def test_a_sliver_is_refused(tmp_path):
+    """Scaled until its shorter side has 336 pixels, as CLIP's processor does it, it would fill the memory."""
+    Image.new("L", (4000, 20)).save(tmp_path / "x.png")
+    assert what_is_wrong(tmp_path / "x.png") is None
+    Image.new("L", (19, 4000)).save(tmp_path / "x.png")
+    assert "is 19 × 4,000 pixels, and sides of at most 200 to 1 are read" in refusal(tmp_path / "x.png")
 
 
 def test_a_drawing_that_another_program_would_have_to_run_is_refused(tmp_path):

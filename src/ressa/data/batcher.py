@@ -159,7 +159,7 @@ class Batcher:
         if not samples:
             raise UsageError("there are no samples to make a batch of: give at least one image-text sample.")
         texts = [self.text.render(self.limits.cleaned(sample.prompt)) for sample in samples]
-        encoded = self.text.process(self._images.load(samples), texts)
+        encoded = self._processed(samples, texts)
         self.limits.cut_for_qformer(encoded)
         shape = encoded["input_ids"].shape
         real = encoded.get("attention_mask", torch.ones(shape)).bool()
@@ -175,6 +175,21 @@ class Batcher:
         if check:
             self.limits.check([sample.id for sample in samples], [len(row) for row in rows["input_ids"]])
         return rows, rest
+
+    def _processed(self, samples: Sequence[Sample], texts: list[str]) -> dict[str, Tensor]:
+        """The processor's output. Raises UsageError that names the sample which it refuses."""
+        images = self._images.load(samples)
+        try:
+            return self.text.process(images, texts)
+        except ValueError as error:
+            if len(samples) > 1:
+                for sample, text in zip(samples, texts, strict=True):
+                    self._processed([sample], [text])
+                raise
+            name, reason = samples[0].id or "(unnamed)", " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"sample {name} is refused by the model's processor ({reason}): correct it, or take it out."
+            ) from error
 
     def _padded(self, rows: dict[str, Rows], left: bool) -> dict[str, Tensor]:
         fill = {"input_ids": self.text.pad_id, "labels": IGNORED}

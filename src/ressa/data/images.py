@@ -16,6 +16,7 @@ from ressa.data.sample import Sample
 from ressa.errors import UsageError
 
 CACHED_PIXELS = 100_000_000  # 300 MB
+RATIO = 200  # of a picture's sides; a processor that scales the shorter one makes the longer one huge
 LARGE = 25_000_000  # pixels; more of such pictures at once than one could fill the memory
 _one_large = threading.Lock()
 
@@ -66,6 +67,12 @@ def _read(path: Path, whole: bool) -> Image.Image:
         with Image.open(path) as image:
             if image.format in ("EPS", "WMF"):  # Pillow lets another program draw them
                 raise _Unusable(f"is {image.format}, a drawing and no picture", "convert it to PNG")
+            short, long = sorted(image.size)
+            if long > RATIO * short:
+                raise _Unusable(
+                    f"is {image.width:,} × {image.height:,} pixels, and sides of at most {RATIO} to 1 are read",
+                    "cut it",
+                )
             if not whole:
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             with _one_large if image.width * image.height > LARGE else nullcontext():
