@@ -28,7 +28,7 @@ compare() { # NAME then compare.py's own options
 for step in "$@"; do
   case $step in
     tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/kernels/test_column_sweep.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
-             tests/calibration/test_walk_on_cuda.py tests/methods/test_cuda_agrees.py \
+             tests/calibration/test_walk_on_cuda.py tests/test_streamed_pruning_on_cuda.py tests/methods/test_cuda_agrees.py \
              tests/runtime/kernels/test_on_cuda.py ;;
     kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --steps 10 --output "$OUT/repair_step.json" ;;

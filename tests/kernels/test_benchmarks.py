@@ -110,3 +110,16 @@ def test_a_whole_sparse_model_at_work(tmp_path):
         report["sides"]["ressa 70 %"]["2"]["weights_bytes"] < report["sides"]["dense"]["2"]["weights_bytes"]
     )
     assert 0 < report["ceiling"]["decode, batch 2"]["share"] <= 1
+
+
+def test_pruning_in_several_processes(tmp_path):
+    report = smoke("prune_processes.py", tmp_path)
+    one, two = report["runs"]["1"], report["runs"]["2"]
+    assert one.keys() == two.keys() == {"wanda, 2:4", "sparsegpt, 2:4"}
+    assert all(one[name]["masks"] == two[name]["masks"] for name in one)
+
+
+def test_the_command_line_from_start_to_result(tmp_path):
+    report = smoke("prune_command.py", tmp_path)
+    assert report["prune"]["spent"].keys() == report["prune --stream"]["spent"].keys()
+    assert report["inspect"]["seconds"] > 0
