@@ -20,13 +20,18 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One block in the order of a forward, how often a forward calls it, and what can stand in for it."""
+    """One block in the order of a forward, how often a forward calls it, and what can stand in for it.
+
+    reads_text: its positions may be those of the model's `attention_mask`: a language block's, and those of a
+    connector that comes after one (ColPali's projection of every word).
+    """
 
     tower: str
     chain: Chain
     block: Block
     calls: int
     stand_in: StandIn | None
+    reads_text: bool
 
 
 class Feed:
@@ -110,4 +115,12 @@ class Feed:
             for block in chain.blocks
         }
         seen = call_order(partial(self.forward, batch), self.blocks)
-        return [Step(*places[name], found.calls, found.stand_in) for name, found in seen.items()]
+        steps: list[Step] = []
+        after_text = False
+        for name, found in seen.items():
+            tower, chain, block = places[name]
+            is_text = tower == "language" and not chain.reads_labels
+            reads_text = is_text or (after_text and tower == "connector")
+            steps.append(Step(tower, chain, block, found.calls, found.stand_in, reads_text))
+            after_text |= is_text
+        return steps

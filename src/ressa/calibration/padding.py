@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ressa.calibration.capture import Call
-from ressa.fused import ROWS
+from ressa.fused import ROWS, Rows
 
 
 class Kept:
@@ -18,29 +18,36 @@ class Kept:
 
     attention_mask: (batch, length), of the model's inputs, for blocks that are given no mask of their own.
     labels: (batch, length), -100 where there is none, for the decoder of an encoder-decoder model.
-    Positions are told by length and, where a block works on a part of its hidden states (a Q-Former on its
-    queries), by the slice that the part is. Inputs of unknown origin count as a whole.
+    Positions are told by length, whichever axis has it, and, where a block works on a part of its hidden states (a
+    Q-Former on its queries, experts of one kind of token), by the slice or the marks that the part is. Inputs of
+    unknown origin count as a whole.
     """
 
     def __init__(
         self, block: nn.Module, call: Call, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> None:
         arguments = _arguments(block, call)
-        states = [t for t in arguments.values() if t.is_floating_point() and t.dim() == 3]
+        states = _states(arguments)
         self.hidden = states[0] if states else None
         self.others = states[1:]
         self.positions: Tensor | None = None  # bool (batch, length) of the hidden states; None keeps all
         self.keys: dict[int, Tensor] = {}  # number of keys → bool (batch, keys), of what is attended to
         self.spans: dict[int, int] = {}  # length of a part → where in the hidden states it begins
+        self.kinds: list[Tensor] = []  # bool (batch, length): marks of the hidden states, such as of images
         if self.hidden is None:
             return
         batch, length = self.hidden.shape[:2]
         for name, tensor in arguments.items():
+            if tensor.shape == (batch, length) and "type" in name:
+                self.kinds += [tensor == 0, tensor != 0]
             if "mask" not in name or (attended := _attended(tensor, batch)) is None:
                 continue
             crossed = "encoder" in name or "cross" in name
-            if not crossed and attended.shape[1] == length:
+            both = attended.shape[1] - length
+            if not crossed and both == 0:
                 self.positions = attended
+            elif any(other.shape[1] == both for other in self.others):  # one mask for both, its own first
+                self.keys[both] = attended[:, length:]
             else:
                 self.keys[attended.shape[1]] = attended
         if self.positions is None and attention_mask is not None and attention_mask.shape == (batch, length):
@@ -65,14 +72,14 @@ class Kept:
         return x, self._positions(x)
 
     def _positions(self, x: Tensor) -> Tensor | None:
-        rows = getattr(x, ROWS, None)
-        if rows is not None:  # an expert's share of the tokens
-            known = self.positions is not None and int(rows.max()) < self.positions.numel()
-            return self.positions.flatten()[rows.to(self.positions.device)] if known else None  # type: ignore
+        rows: Rows | None = getattr(x, ROWS, None)
+        if rows is not None:
+            return self._of_expert(rows)
         if self.hidden is None or x.dim() < 3 or len(x) != len(self.hidden):
             return None
         batch, length = self.hidden.shape[:2]
-        n = x.shape[1]
+        axis = next((axis for axis in range(1, x.dim() - 1) if x.shape[axis] == length), 1)
+        n = x.shape[axis]
         if any(x is other for other in self.others):
             kept = self.keys.get(n)
         elif n == length:
@@ -85,7 +92,35 @@ class Kept:
                 kept = self.keys.get(n)
             else:
                 kept = None if self.positions is None else self.positions[:, begin : begin + n]
-        return None if kept is None else kept.reshape(batch, n, *[1] * (x.dim() - 3)).expand(x.shape[:-1])
+        if kept is None:
+            return None
+        along = [n if each == axis else 1 for each in range(1, x.dim() - 1)]
+        return kept.reshape(batch, *along).expand(x.shape[:-1])
+
+    def _of_expert(self, rows: Rows) -> Tensor | None:
+        """An expert's share of the tokens, or of those of a kind; two kinds that are equally many cannot be told
+        apart, and count as a whole."""
+        if self.positions is None:
+            return None
+        if rows.total == self.positions.numel():
+            among = self.positions.flatten()
+        else:
+            kinds = [kind for kind in self.kinds if int(kind.sum()) == rows.total]
+            if len(kinds) != 1:
+                return None
+            among = self.positions[kinds[0].to(self.positions.device)]
+        return among[rows.numbers.to(among.device)]
+
+
+def _states(arguments: Mapping[str, Tensor]) -> list[Tensor]:
+    """The hidden states that a block is called with, its own first: (batch, length, width), or, where a token has
+    several streams, (batch, length, streams, width)."""
+    floating = {name: each for name, each in arguments.items() if each.is_floating_point()}
+    states = [each for each in floating.values() if each.dim() == 3]
+    first = next(iter(floating.items()), None)
+    if first is not None and first[1].dim() == 4 and "mask" not in first[0]:
+        states.insert(0, first[1])
+    return states
 
 
 def _arguments(block: nn.Module, call: Call) -> dict[str, Tensor]:

@@ -71,17 +71,13 @@ class Turn:
     def _lay(self, leaf: Any) -> Any:
         return self.activations.lay(leaf) if isinstance(leaf, Tensor) else leaf
 
-    def kept(self, call: Call, batch: Batch) -> Kept | None:
-        """Which positions count in a call on a batch; None: all, as in a vision tower."""
-        step = self.step
-        if step.tower == "vision":
-            return None
-        reads_text = step.tower == "language" and not step.chain.reads_labels
+    def kept(self, call: Call, batch: Batch) -> Kept:
+        """Which positions count in a call on a batch."""
         return Kept(
             self.block,
             call,
-            batch.get("attention_mask") if reads_text else None,
-            batch.get("labels") if step.chain.reads_labels else None,
+            batch.get("attention_mask") if self.step.reads_text else None,
+            batch.get("labels") if self.step.chain.reads_labels else None,
         )
 
 

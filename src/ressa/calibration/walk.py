@@ -117,7 +117,7 @@ class _Inputs:
                 hooks.callback(hook.remove)
             for number, (b, c, call) in enumerate(turn.ready_calls()):
                 self.kept = turn.kept(call, batches[b])
-                if self.kept is not None and (b, c) in chosen:
+                if (b, c) in chosen:
                     self.kept.positions = chosen[b, c]
                 self.first = number == 0
                 self.before = None
@@ -184,15 +184,16 @@ def _choose_tokens(
         visual = image_positions(feed.model, batches[b])
         for c, call in enumerate(batch):
             kept = turn.kept(call, batches[b])
-            states = None if kept is None else kept.hidden
-            if kept is None or states is None or visual is None or visual.shape != states.shape[:2]:
+            states = kept.hidden
+            if states is None or visual is None or visual.shape != states.shape[:2]:
                 raise UsageError(
                     f"'{turn.step.block.name}' sees no image tokens that input_ids mark, so none can be "
                     "chosen among them: leave the choice of tokens at its default."
                 )
             out = turn.run(call)
             output = next(leaf for _, leaf in leaves(out) if getattr(leaf, "shape", None) == states.shape)
-            seen[b, c] = (states, output.to(states.device), visual.to(states.device), kept.positions)
+            output = output.to(states.device).flatten(2)  # where a token has several streams, all of them
+            seen[b, c] = (states.flatten(2), output, visual.to(states.device), kept.positions)
             distance.update(*seen[b, c])
     distance.all_reduce(next(turn.block.parameters()).device)
     return {place: select_tokens(*what, alpha, distance.mean()) for place, what in seen.items()}

@@ -11,7 +11,7 @@ from ressa.doors import door
 
 if TYPE_CHECKING:
     from ressa.fused.attention import SplitAttention
-    from ressa.fused.experts import ROWS, SplitExperts
+    from ressa.fused.experts import ROWS, Rows, SplitExperts
     from ressa.fused.part import Part
     from ressa.fused.splitting import join, on_plain_linears, parts, split, splitted
     from ressa.fused.stand_in import Split
@@ -19,7 +19,7 @@ else:
     __getattr__, __dir__ = door(
         __name__,
         attention="SplitAttention",
-        experts="ROWS SplitExperts",
+        experts="ROWS Rows SplitExperts",
         part="Part",
         splitting="join on_plain_linears parts split splitted",
         stand_in="Split",
@@ -28,6 +28,7 @@ else:
 __all__ = [
     "ROWS",
     "Part",
+    "Rows",
     "Split",
     "SplitAttention",
     "SplitExperts",

@@ -8,7 +8,7 @@ its `use_experts_implementation` leaves, else off the shapes; what calls them of
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,14 @@ from ressa.fused.part import Part
 from ressa.fused.stand_in import Split, Views
 
 ROWS = "token_rows"
-"""Attribute of what an expert's linear is given: which rows of the layer's flattened input they are, int64 (rows,)."""
+"""Attribute of what an expert's linear is given: its `Rows`."""
+
+
+class Rows(NamedTuple):
+    """Which rows of their layer's flattened input an expert is given: int64 (rows,), of so many in all."""
+
+    numbers: Tensor
+    total: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,8 @@ class SplitExperts(Split):
         for number in range(self.count):
             rows, place = (index == number).nonzero(as_tuple=True)
             if len(rows):
-                given = self._run(number, hidden_states[rows], rows) * weights[rows, place, None]
+                given = self._run(number, hidden_states[rows], Rows(rows, len(total)))
+                given = given * weights[rows, place, None]
                 total.index_add_(0, rows, given.to(total.dtype))
         return total
 
@@ -108,18 +116,18 @@ class SplitExperts(Split):
         for number, share in enumerate(shares):
             rows = share.any(-1).nonzero().squeeze(1)
             if len(rows):
-                total.view_as(shares)[number, rows] = self._run(number, share[rows], rows)
+                total.view_as(shares)[number, rows] = self._run(number, share[rows], Rows(rows, len(share)))
         return total
 
     def _shared(self, hidden_states: Tensor, gammas: Tensor) -> Tensor:
         """Every token goes through every expert, weighted by gammas (tokens, experts) before the down projection."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = Rows(torch.arange(len(tokens), device=tokens.device), len(tokens))
         weights = gammas.reshape(len(tokens), self.count)
         given = [self._run(n, tokens, rows, weights[:, n : n + 1]).float() for n in range(self.count)]
         return torch.stack(given).sum(0).to(hidden_states.dtype).view_as(hidden_states)
 
-    def _run(self, number: int, x: Tensor, rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    def _run(self, number: int, x: Tensor, rows: Rows, weights: Tensor | None = None) -> Tensor:
         """One expert on its tokens; every linear's input says which rows it holds."""
         expert: Any = self.get_submodule(str(number))
         setattr(x, ROWS, rows)

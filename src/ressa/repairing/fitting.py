@@ -43,8 +43,7 @@ class Examples:
         self.counts: list[Tensor | None] = []
         for batch, calls, outputs in zip(batches, turn.calls, wanted.give(), strict=True):
             for call, output in zip(calls, outputs, strict=True):
-                kept = turn.kept(call, batch)
-                counts = None if kept is None else kept.positions
+                counts = turn.kept(call, batch).positions
                 self.calls.append(Call((call.args, hidden(output)), call.kwargs))
                 self.counts.append(None if counts is None else counts.to(self.device))
 
