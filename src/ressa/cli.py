@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ressa import __version__
-from ressa.errors import RunError, UsageError
+from ressa.errors import RunError, UsageError, brief
 from ressa.processes import is_first
 from ressa.recipe import (
     DemoRecipe,
@@ -35,6 +35,7 @@ from ressa.recipe import (
     make_recipe,
     read_recipes,
 )
+from ressa.recipe.fields import file_to_write, folder_to_write
 from ressa.warned import RessaWarning
 
 if TYPE_CHECKING:
@@ -237,14 +238,35 @@ def sweep(values: Values) -> Values:
     return _with_options(values)
 
 
+def _path(check: Callable[[Any], Any]) -> Callable[[Path | None], Path | None]:
+    """An option's callback that checks a path as a recipe's field of that kind does."""
+
+    def checked(value: Path | None) -> Path | None:
+        try:
+            return None if value is None else Path(check(value))
+        except ValueError as error:
+            raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+    return checked
+
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The folder to write.", callback=_path(folder_to_write))
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure", help="Draw how sparse each block is, to this PNG file.", callback=_path(file_to_write)
+    ),
+]
+
+
 @app.command()
 @interruptible
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder that ressa made, or any model.")],
     layers: Annotated[bool, typer.Option("--layers", help="Every layer, not only the towers.")] = False,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", help="Draw how sparse each block is, to this PNG file.")
-    ] = None,
+    figure: Figure = None,
     json_target: JsonTarget = None,
 ) -> None:
     """Count a model's zeros.
@@ -255,14 +277,10 @@ def inspect(
     Example:
       ressa inspect runs/pruned --layers
     """
-    _quiet()
-    _try_target(json_target)
+    _prepare(json_target)
     from ressa.commands.inspect import inspect_model
 
     _show([inspect_model(model, layers=layers, figure=figure)], json_target)
-
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")]
 
 
 @app.command()
@@ -282,7 +300,7 @@ def pack(
     Example:
       ressa pack runs/repaired -o runs/packed
     """
-    _quiet()
+    _prepare(json_target)
     from ressa.commands.pack import pack_model
 
     _show([pack_model(model, output, force=force)], json_target)
@@ -302,7 +320,7 @@ def unpack(
     Example:
       ressa unpack runs/packed -o runs/plain
     """
-    _quiet()
+    _prepare(json_target)
     from ressa.commands.pack import unpack_model
 
     _show([unpack_model(model, output, force=force)], json_target)
@@ -315,8 +333,12 @@ def bench(
     batch_sizes: Annotated[
         str, typer.Option("--batch-sizes", help="How many images at a time, separated by commas.")
     ] = "1",
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="How many tokens are written.")] = 32,
-    rounds: Annotated[int, typer.Option("--rounds", help="Generations that count; medians are shown.")] = 3,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", help="How many tokens are written.", min=2, max=100_000)
+    ] = 32,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Generations that count; medians are shown.", min=1, max=10_000)
+    ] = 3,
     static: Annotated[
         bool,
         typer.Option(
@@ -350,15 +372,17 @@ def bench(
     Example:
       ressa bench runs/repaired --batch-sizes 1,8 --static
     """
-    _quiet()
+    _prepare(json_target)
     from ressa.commands.bench import bench_model
 
     try:
         sizes = [int(size) for size in batch_sizes.split(",")]
     except ValueError:
+        sizes = []
+    if not sizes or not all(1 <= size <= 10_000 for size in sizes):
         raise UsageError(
-            f"--batch-sizes {batch_sizes}: write numbers separated by commas, as in 1,8."
-        ) from None
+            f"--batch-sizes {brief(batch_sizes)}: write numbers from 1 to 10,000, separated by commas, as in 1,8."
+        )
     outcome = bench_model(
         model,
         batch_sizes=sizes,
@@ -421,19 +445,23 @@ def _with_options(values: Values) -> Values:
 
 
 def _estimate(recipes: Sequence[Recipe], json_target: str | None) -> None:
-    _quiet()
-    _try_target(json_target)
+    _prepare(json_target)
     from ressa.commands.estimate import estimate
 
     _show([estimate(recipe) for recipe in recipes], json_target)
 
 
 def _run(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:
-    _quiet()
-    _try_target(json_target)
+    _prepare(json_target)
     from ressa.run import run_recipe
 
     _show([run_recipe(recipe, force=force) for recipe in recipes], json_target)
+
+
+def _prepare(json_target: str | None) -> None:
+    """What comes before every command that does something."""
+    _quiet()
+    _try_target(json_target)
 
 
 def _try_target(json_target: str | None) -> None:

@@ -59,9 +59,12 @@ def check_folder(path: Path) -> None:
 def fresh_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling that becomes the file `path` when the block ends without an error.
 
-    Raises RunError where the system does not let it write (`write_failure`).
+    Raises UsageError for a `path` that is no file (a folder, a device, which renaming would take away), and
+    RunError where the system does not let it write (`write_failure`).
     """
     path = target(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file that could be replaced: choose another place.")
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(path)

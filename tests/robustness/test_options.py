@@ -72,7 +72,24 @@ def test_a_recipe_file_with_a_value_it_cannot_have(net: Net, command: str, name:
         net.check((name, value), "run", file)
 
 
-@pytest.mark.parametrize("command", [*RECIPES, "inspect", "run"])
+OTHERS = {
+    "pack": ("output", "json"),
+    "unpack": ("output", "json"),
+    "inspect": ("figure", "json"),
+    "bench": ("batch-sizes", "new-tokens", "rounds", "mode", "dtype", "device", "json"),
+}
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_an_option_of_a_command_without_a_recipe(net: Net, command: str) -> None:
+    absent = net.folder / "absent"
+    for name in OTHERS[command]:
+        for word in WORDS:
+            where = ["-o", net.out] if command in ("pack", "unpack") and name != "output" else []
+            net.check((name, word), command, absent, f"--{name}={word}", *where, may=(1, 2))
+
+
+@pytest.mark.parametrize("command", [*RECIPES, *OTHERS, "run"])
 def test_a_command_line_that_is_none(net: Net, command: str) -> None:
     absent = net.folder / "absent"
     for words in (

@@ -54,27 +54,30 @@ def commands(net: Net, output: object) -> dict[str, tuple[object, ...]]:
             4,
             "--no-warm-start",
         ),
+        "pack": ("pack", net.inputs.pruned, "-o", output),
         "sweep": ("sweep", net.inputs.model, "-o", output, "--data", data, "--calibration", data, *QUICK),
         "demo": ("demo", "--model", net.inputs.model, "-o", output, "--data", data, "--samples", 4),
     }
 
 
-@pytest.mark.parametrize("command", ["prune", "repair", "sweep", "demo"])
+@pytest.mark.parametrize("command", ["prune", "repair", "pack", "sweep", "demo"])
 def test_what_is_in_the_way_stays(net: Net, command: str) -> None:
     for what, make in OUTPUTS.items():
         net.clear()
         make(net.out)
         net.check(what, *commands(net, net.out)[command])
+    for what in ("a file", "a pipe", "a link to itself"):  # no --force takes these away
+        net.clear()
+        OUTPUTS[what](net.out)
+        net.check((what, "by force"), *commands(net, net.out)[command], "--force")
     for what, output in {
         "beneath a file": net.inputs.model / "config.json" / "out",
-        "the model": net.inputs.model,
+        "the model": net.inputs.pruned if command == "pack" else net.inputs.model,
         "around the model": net.inputs.model.parent,
-        "the data": net.inputs.data,
+        **({} if command == "pack" else {"the data": net.inputs.data}),
         "a name that is too long": net.folder / ("x" * 300),
         "a path that is too long": net.folder.joinpath(*["x" * 200] * 30),
-        "the root": "/",
         "where nobody may write": "/proc/out",
-        "a device": "/dev/null",
     }.items():
         for force in ([], ["--force"]):
             if command in ("sweep", "demo") and force:  # they replace nothing but their own
@@ -82,7 +85,7 @@ def test_what_is_in_the_way_stays(net: Net, command: str) -> None:
             net.check((what, *force), *commands(net, output)[command], *force, may=(1, 2))
 
 
-@pytest.mark.parametrize("command", ["prune", "repair"])
+@pytest.mark.parametrize("command", ["prune", "repair", "pack"])
 def test_what_is_in_the_way_of_the_json(net: Net, command: str) -> None:
     for what, make in {"a folder": Path.mkdir, "a link to itself": a_link_to_itself}.items():
         net.clear()
@@ -94,6 +97,15 @@ def test_what_is_in_the_way_of_the_json(net: Net, command: str) -> None:
         net.folder / f"{'x' * 300}.json",
     ):
         net.check(target, *commands(net, net.out)[command], "--json", target, may=(1, 2))
+
+
+def test_what_is_in_the_way_of_the_figure(net: Net) -> None:
+    for make in (os.mkdir, os.mkfifo, a_link_to_itself):
+        net.clear()
+        make(net.folder / "zeros.png")
+        net.check(make.__name__, "inspect", net.inputs.pruned, "--figure", net.folder / "zeros.png")
+    net.check("beneath a file", "inspect", net.inputs.pruned, "--figure", net.inputs.model / "config.json" / "x.png",
+              may=(1, 2))  # fmt: skip
 
 
 PLANS = {

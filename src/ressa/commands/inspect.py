@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ressa.checkpoint import find
 from ressa.commands.outcome import Outcome
+from ressa.files import check_writable
 from ressa.report import layers_table, towers_table
 
 SHOWN = 8  # names of layers in a sentence
@@ -18,6 +19,8 @@ def inspect_model(model: str, *, layers: bool = False, figure: Path | None = Non
     figure: where to draw how sparse each block is, as PNG.
     """
     find(model)  # what is not there is told before PyTorch is imported
+    if figure is not None:
+        check_writable(figure)
     from ressa.checkpoint import count_sparsity
 
     count = count_sparsity(model)

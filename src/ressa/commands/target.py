@@ -34,7 +34,7 @@ def one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
 def refuse_overlap(output: Path, *inputs: str | Path | None) -> None:
     """Raises UsageError if writing `output` would replace one of the folders that the run reads, or the one it
     is started in."""
-    written = output.resolve()
+    written = target(output)
     if Path.cwd().is_relative_to(written):
         raise UsageError(f"{output} holds the folder you are in: choose another --output.")
     for name in inputs:

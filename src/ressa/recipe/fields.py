@@ -45,7 +45,7 @@ def _numbers(value: Any) -> Any:
     return numbers
 
 
-def _folder_to_write(value: Any) -> Any:
+def folder_to_write(value: Any) -> Any:
     """A path that a folder can be made at: not empty, not the folder one is in or one above it."""
     if isinstance(value, str | Path):
         text = _path(value)
@@ -55,7 +55,8 @@ def _folder_to_write(value: Any) -> Any:
     return value
 
 
-def _file_to_write(value: Any) -> Any:
+def file_to_write(value: Any) -> Any:
+    """A path that a file can be made at."""
     if isinstance(value, str | Path):
         text = _path(value)
         if Path(text).name in ("", ".."):
@@ -126,8 +127,8 @@ PositiveFloat = Annotated[float, Field(gt=0, le=MOST)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-OutputFolder = Annotated[Path, BeforeValidator(_folder_to_write)]
-OutputFile = Annotated[Path, BeforeValidator(_file_to_write)]
+OutputFolder = Annotated[Path, BeforeValidator(folder_to_write)]
+OutputFile = Annotated[Path, BeforeValidator(file_to_write)]
 InputPath = Annotated[Path, BeforeValidator(_path)]
 Folder = Annotated[str, BeforeValidator(_path)]
 ModelName = Annotated[str, BeforeValidator(_path)]

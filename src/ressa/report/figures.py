@@ -1,12 +1,12 @@
 """Results as figures: the same numbers always give the same bytes."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ressa.files import fresh_file
 from ressa.report.table import Result, task_title
 
 # Told apart by colour-blind readers.
@@ -48,15 +48,9 @@ def comparison_bars(results: Mapping[str, Result], path: str | Path, title: str 
 
 def _save(figure: Figure, path: str | Path) -> None:
     """Write the figure as PNG in one step, without the software's version in it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     FigureCanvasAgg(figure)
-    try:
+    with fresh_file(path) as work:
         figure.savefig(work, format="png", metadata={"Software": None})
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _score(result: Result, group: str) -> float:
