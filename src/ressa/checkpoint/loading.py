@@ -20,6 +20,7 @@ from transformers import (
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint.companions import check_companions, check_sizes, companions_folder
 from ressa.checkpoint.place import find, refusal_of_adapter
+from ressa.checkpoint.quantized import check_plain
 from ressa.checkpoint.stored import check_weights
 from ressa.embedded import MODELS
 from ressa.errors import RunError, UsageError
@@ -106,12 +107,12 @@ def load_model(
 def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
     """The config of a model and the transformers class it was saved from, or the one made for such configs.
 
-    Raises UsageError if a folder's weights are damaged, or too few for what its config says.
+    Raises UsageError if a folder's weights are quantised, damaged, or too few for what its config says.
     """
     if isinstance(place, Path):
         check_sizes(place)
+    config = _config(place, source)
     with explained(source):
-        config = AutoConfig.from_pretrained(place, **_safely(place))
         known = model_class(config)
     if isinstance(place, Path):
         check_weights(place)
@@ -123,10 +124,16 @@ def empty_model(spec: str | Path) -> Any:
 
     Raises UsageError as `load` does.
     """
-    place = find(spec)
-    with explained(str(spec)):
-        config = AutoConfig.from_pretrained(place, **_safely(place))
+    config = _config(find(spec), str(spec))
     return without_weights(config, model_class(config), str(spec))
+
+
+def _config(place: Path | str, source: str) -> Any:
+    """The config of a folder or a hub id. Raises UsageError if that cannot be read, or says of quantised weights."""
+    with explained(source):
+        config = AutoConfig.from_pretrained(place, **_safely(place))
+    check_plain(config.to_dict(), source)
+    return config
 
 
 def without_weights(config: Any, known: Any, source: str) -> Any:
