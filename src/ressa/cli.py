@@ -578,6 +578,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _ending_on_sigterm():
             status = _parser().main(_json_values(arguments), prog_name="ressa", standalone_mode=False)
+        sys.stdout.flush()  # a pipe that nobody reads any more is known here, not in the interpreter's teardown
     except (KeyboardInterrupt, Interrupted):
         return _fail(130, "Interrupted: nothing half-written is left; the same command goes on where it can.")
     except UsageError as error:
@@ -594,6 +595,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.exit_code, f"{error.format_message().rstrip('.')}: see --help.")
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(1, "The device ran out of memory: lower --batch-size or use --device cpu.")
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # Python's and PyTorch's
+            return _fail(
+                1, "The machine has not enough memory: lower --batch-size, or choose a smaller model."
+            )
         traceback.print_exc()
         return _fail(1, "That is a defect in ressa: please report it with the lines above.")
     return status if isinstance(status, int) else 0

@@ -432,6 +432,28 @@ def test_scores_are_shown_though_their_file_cannot_be_written(ressa, world, tmp_
     assert "No space left" in said.sentence
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_one_sentence(ressa, pruned, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("ressa.checkpoint.count_sparsity", full)
+    said = ressa("inspect", pruned)
+    assert said.status == 1
+    assert "not enough memory" in said.sentence
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(pruned):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "ressa", "inspect", str(pruned), "--json"]
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
 def test_where_the_json_cannot_go_is_told_before_the_work(ressa, world, tmp_path):
     (tmp_path / "file").write_text("")
     said = ressa("evaluate", world.llava, "--data", world.data, "--tasks", "gqa", "--limit", 1,
