@@ -245,7 +245,7 @@ def trial(command: Command, tally: Tally, folder: Path, inputs: dict[str, Path],
         tally.disturbed[way] += ended.status != 0
         where = f"{command.name}, {way} {number or ''}".strip()
         lines = [line for line in ended.said.splitlines() if line.startswith("ressa: ")]
-        if ended.status > 0 and (ended.status != 1 or len(lines) != 1 or "Traceback" in ended.said):
+        if ended.status > 0 and (ended.status not in (1, 2) or len(lines) != 1 or "Traceback" in ended.said):
             tally.wrong.append(f"{where}: exit code {ended.status}, {ended.said[-600:]!r}")
         output = folder / command.output
         if output.exists() and command.name != "sweep" and contents(output) != whole:

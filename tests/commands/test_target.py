@@ -104,6 +104,25 @@ def test_unfinished_work_is_not_mixed_with_another_recipe_s_nor_lost_to_it(
     assert contents_but_times(tmp_path / "other") == straight
 
 
+def test_a_forced_run_that_was_cut_short_goes_on_too(ressa, world, straight, cut_short, tmp_path):
+    output = tmp_path / "out"
+    assert ressa(*prune(world, output, "--method", "magnitude")).status == 0
+    cut_short(prune(world, output, "--force"))
+    assert "finished 3 of 4" in ressa(*prune(world, output, "--force")).err
+    assert contents_but_times(output) == straight
+
+
+def test_work_whose_result_is_there_is_cleared(ressa, world, cut_short, tmp_path):
+    """As after a kill between the two."""
+    output = tmp_path / "out"
+    cut_short(prune(world, output))
+    shutil.copytree(tmp_path / ".out.partial", tmp_path / "copy")
+    assert ressa(*prune(world, output)).status == 0
+    (tmp_path / "copy").rename(tmp_path / ".out.partial")
+    assert "already" in ressa(*prune(world, output)).out
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_block_of_another_run_is_refused_wherever_it_comes_from(ressa, world, cut_short, tmp_path):
     cut_short(prune(world, tmp_path / "a"))
     cut_short(prune(world, tmp_path / "b", "--method", "magnitude"))

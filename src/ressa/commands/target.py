@@ -13,7 +13,8 @@ from ressa.files import check_folder, check_writable, read_json, target, told, w
 from ressa.locks import held
 from ressa.processes import is_first
 
-NOTES = {"recipe.json", "pruning.json", "repair.json"}  # what a run writes before it has done anything
+NOTE = "recipe.json"
+NOTES = {NOTE, "pruning.json", "repair.json"}  # what a run writes before it has done anything
 
 
 def one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +61,9 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
             f"{output} was made by another recipe ({', '.join(changed) or 'another command'}): "
             "choose another --output, or replace it with --force."
         )
+    begun = read_json(work_place(output) / NOTE)
+    if begun is not None and begun.items() >= identity.items():  # the end of that run was cut short
+        shutil.rmtree(work_place(output), ignore_errors=True)
     return manifest
 
 
@@ -69,19 +73,20 @@ def work_folder(output: Path, identity: dict[str, Any], *, force: bool, room: in
 
     It goes when the block ends. After an interruption or any error, wrong usage too, it stays for the next run
     if anything was done in it: a sample that cannot be read is mended, and hours of training are not done
-    again. room: bytes that the run will write. On `force` it is emptied first. Of several processes the first
-    does all of this.
+    again. room: bytes that the run will write, with what is done already. force: drop the work of another
+    identity. Of several processes the first does all of this.
 
-    Raises UsageError if it holds the work of another identity, or there is no room.
+    Raises UsageError if it holds the work of another identity and is not to drop it, or there is no room.
     """
     folder = work_place(output)
     if not is_first():
         yield folder
         return
-    check_writable(output, room=room)
-    note = folder / "recipe.json"
+    done = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    check_writable(output, room=max(0, room - done))
+    note = folder / NOTE
     begun = read_json(note)
-    if force or begun is None or not _holds_work(folder):
+    if begun is None or not _holds_work(folder) or (force and begun != identity):
         with told(folder):
             shutil.rmtree(folder, ignore_errors=True)
             write_json(note, identity)
