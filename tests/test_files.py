@@ -110,6 +110,13 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_written(tmp_path, there):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "folder", "text"]
 
 
+def test_a_file_is_never_replaced_by_a_folder(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(UsageError, match="is a file"), fresh_directory(tmp_path / "letter"):
+        pass
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["dear"]
+
+
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

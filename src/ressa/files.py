@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,18 +134,15 @@ def check_writable(path: str | Path, *, room: int = 0) -> None:
     place = path.parent
     while not place.exists():
         place = place.parent
-    probe = place / f".{path.name[:100]}.{os.getpid()}.probe"
     try:
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-        with open(probe, "xb") as file:
+        with tempfile.TemporaryFile(dir=place) as file:  # without a name, so that a kill leaves nothing
             file.write(b"\0")
+            file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
-    finally:
-        if place.is_dir():
-            probe.unlink(missing_ok=True)
     free = shutil.disk_usage(place).free
     if free < room:
         raise UsageError(
@@ -202,7 +200,7 @@ def _beside(path: Path, ending: str) -> Path:
 def _clear_leftovers(path: Path) -> None:
     """What killed processes left beside `path`: what was moved aside comes back, what is unfinished goes."""
     # The whole name, since that of another output may begin with this one's.
-    ours = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(old|tmp|probe)")
+    ours = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(old|tmp)")
     for left in list(path.parent.iterdir()):
         if (match := ours.fullmatch(left.name)) is None:
             continue
