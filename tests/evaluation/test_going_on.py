@@ -9,9 +9,9 @@ import torch
 
 from ressa.data import Batcher
 from ressa.errors import RunError, UsageError
-from ressa.evaluation import Kept, draw, evaluate, generation, score
+from ressa.evaluation import Kept, draw, evaluate, fitted, generation, score
 from ressa.evaluation.retrieval import retrieve
-from ressa.warned import RessaWarning
+from ressa.warned import RessaWarning, recorded
 from tests.data.tiny_folders import image_name, tiny_dataset
 from tests.data.vlms import VLMS
 from tests.evaluation.test_retrieval import blip_itm
@@ -159,6 +159,20 @@ def test_a_question_too_long_for_the_model_is_known_before_it_runs_or_is_left_ou
             evaluate(vlm, long, ("gqa", "vqa"))
     with pytest.warns(RessaWarning, match="1 entry"):
         assert evaluate(vlm, long, ("vqa",), on_bad="skip")["tasks"]["vqa"]["n"] == 2
+
+
+def test_what_is_said_of_texts_is_said_once_however_often_they_are_asked(folder, tmp_path):
+    model, processor = VLMS["llava"]()
+    vlm = SimpleNamespace(model=model, processor=processor)
+    placed = tiny_dataset(tmp_path / "tiny", images=3)
+    path = placed / "questions_test.json"
+    path.write_text(path.read_text().replace("What is", "<image> What is"))
+    drawn = draw(placed, ("vqa",))
+    with recorded() as said:
+        left = fitted(drawn, vlm)
+        first, second = score(vlm, left), score(vlm, left)
+    assert scores(first) == scores(second)
+    assert len([each for each in said if "<image>" in each]) == 1
 
 
 def test_fewer_images_than_asked_for_is_said(vlm, folder):

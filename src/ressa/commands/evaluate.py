@@ -41,11 +41,12 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
         from ressa.anatomy import find_anatomy
         from ressa.checkpoint import load, measure
         from ressa.device import find_device
-        from ressa.evaluation import score
+        from ressa.evaluation import fitted, score
         from ressa.fast_dtype import in_fast_dtype
 
         device = find_device(recipe.device)
         vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
+        drawn = fitted(drawn, vlm)
         with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
             begun = _identity(recipe, drawn, vlm.model, f"{computed_in} on {device.type}")
             with _kept(recipe, begun) as kept:
@@ -69,7 +70,7 @@ def _identity(recipe: EvaluateRecipe, drawn: Drawn, model: Any, computed: str) -
     return {
         **recipe.identity(),
         "weights": fingerprint_weights(model.state_dict().values()),
-        "asked": drawn.fingerprint(),
+        "asked": drawn.fingerprint,
         "computed": computed,
         "versions": versions(),
     }

@@ -48,7 +48,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     from ressa.checkpoint import load
     from ressa.data import batches
     from ressa.device import find_device
-    from ressa.evaluation import score
+    from ressa.evaluation import fitted, score
     from ressa.fast_dtype import in_fast_dtype
     from ressa.methods import get_method
     from ressa.report.sweep import sweep_figure, sweep_table, write_csv
@@ -56,11 +56,11 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
 
     device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
-    if force:
-        shutil.rmtree(output / "points", ignore_errors=True)
-
+    drawn = fitted(drawn, vlm)
     calibrated = get_method(recipe.method).needs(recipe.options) is not None
     samples = {seed: _samples(recipe, vlm, seed) for seed in recipe.seeds} if calibrated else {}
+    if force:
+        shutil.rmtree(output / "points", ignore_errors=True)
 
     def inputs(seed: int) -> Sequence[Mapping[str, "Tensor"]]:
         return batches(vlm, samples[seed], recipe.batch_size)

@@ -6,9 +6,12 @@ from ressa.doors import door
 
 if TYPE_CHECKING:
     from ressa.evaluation.drawing import TASKS, Drawn, draw
+    from ressa.evaluation.fitting import fitted
     from ressa.evaluation.kept import Kept
     from ressa.evaluation.scoring import evaluate, score
 else:
-    __getattr__, __dir__ = door(__name__, drawing="TASKS Drawn draw", kept="Kept", scoring="evaluate score")
+    __getattr__, __dir__ = door(
+        __name__, drawing="TASKS Drawn draw", fitting="fitted", kept="Kept", scoring="evaluate score"
+    )
 
-__all__ = ["TASKS", "Drawn", "Kept", "draw", "evaluate", "score"]
+__all__ = ["TASKS", "Drawn", "Kept", "draw", "evaluate", "fitted", "score"]

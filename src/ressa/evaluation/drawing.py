@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ class Drawn:
     seed: int
     on_bad: OnBadSample
 
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of every prompt and reference, and of each image's name and size in bytes."""
         parts = []

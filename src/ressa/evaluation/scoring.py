@@ -7,17 +7,14 @@ from typing import Any, Protocol
 
 import torch
 
-from ressa.data import Batcher, Sample
-from ressa.data.checking import readable
-from ressa.data.faults import Faults
+from ressa.data import Batcher
 from ressa.data.prompts import CAPTION, QUESTION
-from ressa.errors import UsageError
-from ressa.evaluation.caption import MAX_CAPTION, describe_images
+from ressa.evaluation.caption import describe_images
 from ressa.evaluation.drawing import TASKS, Drawn, OnBadSample, draw
+from ressa.evaluation.fitting import fitted
 from ressa.evaluation.kept import Kept
-from ressa.evaluation.matching import scores_itself
 from ressa.evaluation.retrieval import retrieve
-from ressa.evaluation.vqa import MAX_ANSWER, answer_questions
+from ressa.evaluation.vqa import answer_questions
 from ressa.progress import console
 from ressa.provenance import versions
 
@@ -84,7 +81,7 @@ def evaluate(
         on_bad=on_bad,
         follow_links=follow_links,
     )
-    return score(vlm, drawn, batch_size=batch_size, beams=beams, device=device)
+    return score(vlm, fitted(drawn, vlm), batch_size=batch_size, beams=beams, device=device)
 
 
 def score(
@@ -96,7 +93,7 @@ def score(
     device: str | torch.device | None = None,
     kept: Kept | None = None,
 ) -> dict[str, Any]:
-    """Score a model on what `draw` gave; arguments and result are those of `evaluate`.
+    """Score a model on what `draw` gave and `fitted` left; arguments and result are those of `evaluate`.
 
     kept: where answers are kept, and those of an earlier run of the same model and samples are found.
     """
@@ -109,10 +106,9 @@ def score(
     if len(kept):
         console.print(f"Going on where an earlier run was: it left {len(kept):,} answers.", highlight=False)
     try:
-        samples = _readable(drawn, model, vlm.processor)
         results = {
-            task: _run(task, model, vlm.processor, asked, beams, batch_size, kept)
-            for task, asked in samples.items()
+            task: _run(task, model, vlm.processor, samples, beams, batch_size, kept)
+            for task, samples in drawn.samples.items()
         }
     finally:
         model.train(was_training)
@@ -123,7 +119,7 @@ def score(
         "limit": drawn.limit,
         "beams": beams,
         "seed": drawn.seed,
-        "data": {"name": drawn.name, "fingerprint": drawn.fingerprint()},
+        "data": {"name": drawn.name, "fingerprint": drawn.fingerprint},
         "computed_in": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
@@ -136,42 +132,8 @@ def _run(
     answers = kept.of(task)
     if task == "retrieval":
         return retrieve(model, processor, samples, batch_size=batch_size, answers=answers)
-    batcher = _batcher(model, processor)
+    batcher = Batcher(processor, model.config, getattr(model, "generation_config", None))
     options: dict[str, Any] = {"beams": beams, "batch_size": batch_size, "answers": answers}
     if task == "caption":
         return describe_images(model, batcher, samples, **options)
     return answer_questions(task, model, batcher, samples, **options)
-
-
-def _batcher(model: Any, processor: Any) -> Batcher:
-    return Batcher(processor, model.config, getattr(model, "generation_config", None))
-
-
-def _readable(drawn: Drawn, model: Any, processor: Any) -> dict[str, list[Any]]:
-    """The samples whose texts fit into the model, and room for its answer behind them."""
-    faults = Faults(drawn.on_bad)
-    found: dict[str, list[Any]] = {}
-    for task, samples in drawn.samples.items():
-        if task == "retrieval":
-            found[task] = (
-                samples if scores_itself(model) else _scorable(samples, _batcher(model, processor), faults)
-            )
-        else:
-            room = MAX_CAPTION if task == "caption" else MAX_ANSWER
-            found[task] = readable(samples, _batcher(model, processor), faults, room=room)
-    faults.settle()
-    if empty := [task for task, samples in found.items() if not samples]:
-        raise UsageError(f"{empty[0]} has nothing left that this model can read: shorten its texts.")
-    return found
-
-
-def _scorable(images: list[Any], batcher: Batcher, faults: Faults) -> list[Any]:
-    """The images all of whose captions the model can read behind their prompt."""
-    pairs = {
-        id(image): [Sample(image.image, image.prompt, caption, image.id) for caption in image.captions]
-        for image in images
-    }
-    fitting = {
-        id(pair) for pair in readable([pair for each in pairs.values() for pair in each], batcher, faults)
-    }
-    return [image for image in images if all(id(pair) in fitting for pair in pairs[id(image)])]
