@@ -26,7 +26,7 @@ from ressa.embedded import MODELS
 from ressa.errors import RunError, UsageError
 from ressa.runtime.format import METHOD
 from ressa.runtime.linear import Mode
-from ressa.runtime.model import unpack_model
+from ressa.runtime.model import prepare_all, unpack_model
 
 
 @dataclass
@@ -60,7 +60,7 @@ def load(
     place = find(spec)
     if isinstance(place, Path):
         check_companions(place)
-    model = load_model(place, source, dtype=dtype, mode=mode)
+    model = load_model(place, source, dtype=dtype)
     if unpack:
         unpack_model(model)
     find_anatomy(model)
@@ -71,20 +71,20 @@ def load(
         raise UsageError(
             f"{source} has no processor for images: save the model's processor in the same folder."
         )
-    return Vlm(model.to(device).eval(), processor, source, folder)
+    model = model.to(device).eval()
+    prepare_all(model, mode)
+    return Vlm(model, processor, source, folder)
 
 
-def load_model(
-    place: Path | str, source: str, *, dtype: str | torch.dtype | None = None, mode: Mode = "auto"
-) -> Any:
-    """The model of a folder or a hub id, on the CPU, without its processor. mode: of packed layers.
+def load_model(place: Path | str, source: str, *, dtype: str | torch.dtype | None = None) -> Any:
+    """The model of a folder or a hub id, on the CPU, without its processor; packed layers are as they are stored.
 
     Raises UsageError and RunError if it cannot be loaded, or not to the last weight.
     """
     config, known = plan_of(place, source)
     packed = getattr(config, "quantization_config", None)
     if isinstance(packed, dict) and packed.get("quant_method") == METHOD:
-        packed["mode"] = mode
+        packed["mode"] = "packed"  # to be prepared where it will compute
     with explained(source):
         model, loaded = known.from_pretrained(
             place, config=config, dtype=dtype or "auto", output_loading_info=True, **_safely(place)

@@ -1,6 +1,6 @@
 """The packed layers of a whole model: put in, prepared, taken out again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,22 +27,21 @@ def pack_layers(model: nn.Module, masks: Mapping[str, Tensor], mode: Mode = "aut
         model.set_submodule(name, PackedLinear.of(packed, linear.bias, mode).train(linear.training))
 
 
+def check_all(model: nn.Module) -> None:
+    """Raises RunError for a packed layer, not yet prepared, whose parts do not belong together."""
+    _for_each(model, lambda name, layer: layer.packed().check(name))
+
+
 def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
-    """Prepare every packed layer for the device it is on; mode: another one than the layers have.
+    """Prepare every packed layer for the device it is on; mode: another one than the layers have."""
+    _for_each(model, lambda _, layer: layer.prepare(mode))
 
-    Raises RunError for a layer whose parts do not belong together.
-    """
 
-    def prepare(named: tuple[str, PackedLinear]) -> None:
-        name, layer = named
-        if layer.weight.is_meta:  # its weights come with each call (accelerate's offloading)
-            return
-        if layer.prepared is None:
-            layer.packed().check(name)
-        layer.prepare(mode)
-
+def _for_each(model: nn.Module, do: Callable[[str, PackedLinear], None]) -> None:
+    """Several layers at a time; those without weights are left out, as these come with each call (offloading)."""
+    layers = {name: layer for name, layer in packed_layers(model).items() if not layer.weight.is_meta}
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        list(pool.map(prepare, packed_layers(model).items()))
+        list(pool.map(do, layers.keys(), layers.values()))
 
 
 def unpack_layers(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ressa.errors import UsageError
 from ressa.runtime.format import MARKER, METHOD, VERSION
 from ressa.runtime.linear import Mode, PackedLinear
-from ressa.runtime.model import prepare_all, unpack_layers
+from ressa.runtime.model import check_all, prepare_all, unpack_layers
 
 
 @register_quantization_config(METHOD)
@@ -85,6 +85,7 @@ class PackedQuantizer(HfQuantizer):
         for name, parameter in model.named_parameters():
             if parameter.dtype != self._dtypes.get(name, parameter.dtype):
                 parameter.data = parameter.data.to(self._dtypes[name])
+        check_all(model)
         prepare_all(model)
         return model
 
