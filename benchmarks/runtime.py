@@ -43,7 +43,7 @@ class Fp8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        values, scale = to_fp8(linear.weight)
+        values, scale = to_fp8(linear.weight.detach())
         self.register_buffer("values", values)
         self.register_buffer("scale", scale.T.contiguous())
 
@@ -67,6 +67,7 @@ def to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 compiled_to_fp8 = torch.compile(to_fp8, dynamic=False)
+torch._dynamo.config.recompile_limit = 64  # one kernel for each number of tokens and width
 
 
 def fp8(linear: nn.Linear, _: Tensor) -> nn.Module:
