@@ -28,8 +28,8 @@ def plan_of(model: nn.Module) -> Plan:
     return per_tower(anatomy, model, {tower: asked[tower] for tower in anatomy.towers})
 
 
-def streamed(model: nn.Module, source: Path, work: Path) -> StreamedWeights:
-    return StreamedWeights(model, list(plan_of(model)), source, work)
+def streamed(model: nn.Module, source: Path, work: Path, **more) -> StreamedWeights:
+    return StreamedWeights(model, list(plan_of(model)), source, work, **more)
 
 
 def assert_same(model: nn.Module, expected: nn.Module) -> None:
@@ -38,7 +38,9 @@ def assert_same(model: nn.Module, expected: nn.Module) -> None:
     assert [key for key, value in expected.state_dict().items() if not torch.equal(state[key], value)] == []
 
 
-def check(family: Family, method: str, folder: Path, half: torch.dtype | None = None) -> None:
+def check(
+    family: Family, method: str, folder: Path, half: torch.dtype | None = None, *, resident: bool = False
+) -> None:
     """half: a dtype that the weights are stored in, while they compute in float32."""
     source, work, target = folder / "source", folder / "work", folder / "target"
     family.model().to(half or torch.float32).save_pretrained(source, max_shard_size="40KB")
@@ -51,9 +53,12 @@ def check(family: Family, method: str, folder: Path, half: torch.dtype | None = 
     for name, tensor in [*expected.named_parameters(), *expected.named_buffers()]:
         tensor.data = tensor.data.to(before.get(name, tensor.dtype))
     model = loaded(source)
-    weights = StreamedWeights(model, list(plan_of(model)), source, work, computes_in=wide)
+    weights = StreamedWeights(model, list(plan_of(model)), source, work, computes_in=wide, resident=resident)
+    if resident and half:
+        model.float()
     result = prune(model, batches, plan_of(model), method=method, streamed=weights, stored_in=half)
-    assert_same(model, expected)
+    if not resident:
+        assert_same(model, expected)
     assert result.layers == in_memory.layers
     assert all(torch.equal(result.masks[name], mask) for name, mask in in_memory.masks.items())
     target.mkdir()
@@ -79,13 +84,20 @@ def test_the_same_bits_where_half_precision_computes_in_float32(name, method, tm
     check(FAMILIES[name], method, tmp_path, torch.bfloat16)
 
 
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llava", "instructblip-t5"])
+def test_a_model_in_memory_writes_its_blocks_where_they_stay(name, half, tmp_path):
+    check(FAMILIES[name], "sparsegpt", tmp_path, half, resident=True)
+
+
 class Cut(Exception):
     pass
 
 
+@pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("after", range(6))
 @pytest.mark.parametrize("name", ["llava", "instructblip-t5"])
-def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, tmp_path, monkeypatch):
+def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, resident, tmp_path, monkeypatch):
     family, source = FAMILIES[name], tmp_path / "source"
     family.model().save_pretrained(source)
     batches = [family.batch(0), family.batch(10)]
@@ -105,12 +117,12 @@ def test_cut_short_after_any_block_it_goes_on_to_the_same_bits(name, after, tmp_
     total = len(find_anatomy(model).blocks())
     if after >= total:
         pytest.skip("it has not that many blocks")
-    weights = streamed(model, source, tmp_path / "work")
+    weights = streamed(model, source, tmp_path / "work", resident=resident)
     with pytest.raises(Cut):
         prune(model, batches, plan_of(model), method="sparsegpt", streamed=weights)
     again, done = loaded(source), []
     monkeypatch.setattr(StreamedWeights, "keep", lambda *given: (done.append(given[1].name), keep(*given))[1])
-    weights = streamed(again, source, tmp_path / "work")
+    weights = streamed(again, source, tmp_path / "work", resident=resident)
     prune(again, batches, plan_of(again), method="sparsegpt", streamed=weights)
     assert len(done) == total - after
     assert not set(done) & set(kept)

@@ -90,7 +90,8 @@ def prune(
             (SparseGPT) gives some of them values, which is warned of where the model was sparse.
         stored_in: a narrower dtype that the pruned weights will be stored in. They are rounded to it at once, so that
             the blocks behind them see what will be there.
-        streamed: the model's weights, if they stay on disk; finished blocks are then kept there, not in work_dir.
+        streamed: the shards of the output, if finished blocks go there and not into work_dir, and the model's own
+            weights, if they stay on disk.
 
     Raises UsageError before anything is changed: a plan that names no layer or an unknown one, a pattern that
     does not fit, an unknown method or option, no calibration samples or none with images. Raises RunError if
@@ -113,7 +114,8 @@ def prune(
         plan = _compare_globally(modules, plan, chosen)
     if needs is not None:
         check_batches(batches)
-    if streamed is not None and place()[1] > 1:
+    shelf = None if streamed is None or streamed.resident else streamed
+    if shelf is not None and place()[1] > 1:
         raise UsageError("Weights are streamed in one process: start one, or leave out the streaming.")
 
     masks, watch = PackedMasks(), Stopwatch()
@@ -131,7 +133,7 @@ def prune(
         finished = FinishedBlocks(work_dir, keeps_weights=chosen.updates_weights)
     if finished is not None:
         recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
-        let_go = streamed.let_go if streamed is not None else lambda _weight: None
+        let_go = shelf.let_go if shelf is not None else lambda _weight: None
         contents = _contents(modules, plan, () if needs is None else batches, let_go)
         finished.claim(fingerprint([repr(recipe), *contents]))
         masks.update(finished.restore(blocks, modules))
@@ -176,8 +178,8 @@ def prune(
         if needs is None:
             for block in remaining:
                 visit(block, {})
-                if streamed is not None:
-                    streamed.put_back(modules[block.name])
+                if shelf is not None:
+                    shelf.put_back(modules[block.name])
         elif remaining:
             with watch.on("calibrate"):
                 walk(
@@ -189,7 +191,7 @@ def prune(
                     device,
                     layers=[name for block in remaining for name in block.linears if name in plan],
                     atv=alpha if tokens == "atv" else None,
-                    shelf=streamed,
+                    shelf=shelf,
                     pass_by=True,
                 )
     carried_out = Plan({name: pattern for name, pattern in plan.items() if name in masks})

@@ -72,3 +72,28 @@ def test_it_says_where_the_time_went(ressa, world, options, tmp_path):
     said = ressa("prune", world.llava, "-o", tmp_path / "out", *options)
     assert "Where the time went: samples" in said.out
     assert "calibrate" in said.out
+
+
+@pytest.mark.parametrize("how", ["--stream", "--no-stream"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(ressa, world, options, how, monkeypatch, tmp_path):
+    command = ("prune", world.llava, *options, "--method", "sparsegpt", how)
+    assert ressa(*command, "-o", tmp_path / "whole").status == 0
+    keep, kept = placing.StreamedWeights.keep, []
+
+    def keep_two(self, block, *more):
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(block.name)
+        return keep(self, block, *more)
+
+    monkeypatch.setattr(placing.StreamedWeights, "keep", keep_two)
+    assert ressa(*command, "-o", tmp_path / "cut").status == 130
+    monkeypatch.setattr(
+        placing.StreamedWeights,
+        "keep",
+        lambda self, *given: (kept.append(given[0].name), keep(self, *given))[1],
+    )
+    assert ressa(*command, "-o", tmp_path / "cut").status == 0
+    assert len(kept) == len(set(kept))  # nothing is done twice
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()

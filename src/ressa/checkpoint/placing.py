@@ -21,32 +21,53 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def place_weights(
-    vlm: Vlm, layers: Sequence[str], device: torch.device, work: Path, *, stream: bool | None, widens: bool
+    vlm: Vlm,
+    layers: Sequence[str],
+    device: torch.device,
+    work: Path,
+    *,
+    stream: bool | None,
+    widens: bool,
+    updates: bool,
 ) -> StreamedWeights | None:
-    """Move a model, as `load` gives it on the CPU, to where it is pruned fastest; what stays on disk is returned.
+    """Move a model, as `load` gives it on the CPU, to where it is pruned fastest.
 
     layers: those that will be pruned. device: where blocks compute. work: the output's shards grow beneath it.
     stream: True for weights that stay on disk, False for none, None where neither the device nor the host's
     memory holds the model. widens: whether weights of half precision compute in float32 there (`fast_dtype`).
-    Raises UsageError if it is to be streamed and cannot be.
+    updates: whether the method changes the weights that it keeps. Those of finished blocks are then written at once
+    where they stay, as far as the model's form allows, whether or not it is in memory meanwhile.
+    Returns those shards, if any. Raises UsageError if the model is to be streamed and cannot be.
     """
     size = size_of(vlm.model)
-    if not stream:
-        if device.type == "cuda" and 1.5 * size + _SPARE <= torch.cuda.mem_get_info(device)[0]:
-            move(vlm.model, device)
-            return None
-        if stream is False or size * (2 if widens else 1) <= 0.8 * host_memory():
-            return None
-    try:
+    on_gpu = device.type == "cuda" and 1.5 * size + _SPARE <= torch.cuda.mem_get_info(device)[0]
+    in_memory = on_gpu or size * (2 if widens else 1) <= 0.8 * host_memory()
+    resident = not stream and (stream is False or in_memory)
+
+    def shards() -> StreamedWeights:
         if vlm.folder is None:
             raise UsageError("A model that was made in memory cannot be streamed: save it first.")
-        computes_in = torch.float32 if widens else None
-        return StreamedWeights(vlm.model, layers, vlm.folder, work / "streamed", computes_in=computes_in)
+        return StreamedWeights(
+            vlm.model,
+            layers,
+            vlm.folder,
+            work / "streamed",
+            computes_in=torch.float32 if widens else None,
+            resident=resident,
+        )
+
+    made: StreamedWeights | None = None
+    try:
+        if updates or not resident:
+            made = shards()  # before anything is moved, for it is told by their addresses where weights lie
     except UsageError as reason:
         if stream:
             raise
-        warn(f"The model may not fit into memory, and it is pruned there nevertheless. {reason}")
-        return None
+        if not resident:
+            warn(f"The model may not fit into memory, and it is pruned there nevertheless. {reason}")
+    if resident and on_gpu:
+        move(vlm.model, device)
+    return made
 
 
 def move(model: nn.Module, device: torch.device) -> None:

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from ressa.checkpoint.resume import claim, refuse
 from ressa.checkpoint.stored import INDEX, Place, StoredTensors
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import narrowed
+from ressa.processes import is_first
 from ressa.sparsity import PackedMasks, as_packed
 
 _GIVE_BACK = 4  # MADV_DONTNEED of Linux
@@ -34,7 +36,8 @@ class StreamedWeights:
 
     model: as `load` gives it, on the CPU and in the dtype it is stored in. source: its folder. folder: where the
     output's shards grow, and where a run that was cut short finds what was done. computes_in: a wider dtype that
-    weights of half precision have while they are used; they are stored in their own again.
+    weights of half precision have while they are used; they are stored in their own again. resident: the model
+    itself stays in memory, wherever it is moved to, and only what was pruned goes to the shards.
     Raises UsageError where weights cannot be mapped, or not one of `layers` is stored as it computes.
     """
 
@@ -46,11 +49,12 @@ class StreamedWeights:
         folder: str | Path,
         *,
         computes_in: torch.dtype | None = None,
+        resident: bool = False,
     ) -> None:
         if sys.platform != "linux":
             raise UsageError("Weights are streamed on Linux only: leave out --stream.")
         self.source, self.folder, self.identity = StoredTensors(source), Path(folder), ""
-        self.computes_in = computes_in
+        self.computes_in, self.resident = computes_in, resident
         self.places = _places(model, self.source)
         for name in layers:
             if f"{name}.weight" not in self.places:
@@ -73,8 +77,11 @@ class StreamedWeights:
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> PackedMasks:
         """Write a block's pruned weights where they stay, then its masks, which say that it is finished.
 
-        weights, masks: layer name → (out, in). Returns the masks as they lie on disk.
+        weights, masks: layer name → (out, in). Returns the masks as they lie on disk. Of several processes the
+        first writes.
         """
+        if not is_first():
+            return as_packed(masks)
         for name, weight in weights.items():
             self._write(f"{name}.weight", weight)
         for file in {self.places[f"{name}.weight"].file for name in weights}:
@@ -91,7 +98,12 @@ class StreamedWeights:
         for block in blocks:
             if (found := self._take_up(block)) is not None:
                 masks.update(found)
-                self.put_back(modules[block.name])
+                if not self.resident:
+                    self.put_back(modules[block.name])
+                    continue
+                for name in found:
+                    weight: Any = modules[name].weight
+                    weight.data.copy_(self._data[f"{name}.weight"])
         return masks
 
     def announce(self, module: nn.Module) -> None:

@@ -63,8 +63,10 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             "fingerprint": fingerprint_samples(samples),
         }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
-    keeps_weights = get_method(recipe.method).updates_weights  # of finished blocks, until the result is there
-    room = size_of(vlm.model) * (2 if keeps_weights else 1)
+    updates = get_method(recipe.method).updates_weights
+    room = size_of(vlm.model) * (
+        2 if updates else 1
+    )  # finished blocks, where they do not stay, and the result
     with work_folder(recipe.output, begun, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         with watch.on("load"):
@@ -75,10 +77,11 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 work,
                 stream=False if measures(recipe) else recipe.stream,
                 widens=widens,
+                updates=updates,
             )
         stored_in = vlm.model.dtype
         # Weights on disk are widened when they are read.
-        asked = recipe.dtype if streamed is None else "as stored"
+        asked = recipe.dtype if streamed is None or streamed.resident else "as stored"
         with in_fast_dtype(vlm.model, device=device, asked=asked) as computed_in:
             if given is not None:
                 allocation = Allocation("given", given, 0.0)
