@@ -105,6 +105,7 @@ def test_repair_reports_all_three_models_on_samples_that_it_does_not_train_on(fa
         result = repair(pruned, masks, dense, samples(96), config)
     report = result.held_back
     assert report["samples"] == 9
+    assert result.end == "</s> (the tokenizer's end of text)"
     assert report["repaired"]["loss"] < report["pruned"]["loss"]
     assert set(report["dense"]) == {"loss", "tokens", "answers"}
     # A model of random weights was not trained on these answers.

@@ -68,6 +68,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             "teacher": result.teacher,
             "sparsity": result.sparsity,
             "held_back": result.held_back,
+            "end": result.end,
             "warnings": said,
             "history": result.history,
         }

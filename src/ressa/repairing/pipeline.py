@@ -52,6 +52,7 @@ class RepairResult:
     layers, before and after. teacher: "shared", "separate", "cached" or "none". blocks: what reconstruction did, one
     entry a block with its error before and after (`loss`). held_back: scores of the dense, the pruned and the
     repaired model on samples that were not trained on (`HeldBack.report`), empty where samples were too few.
+    end: what the targets were taught to end with, and who says so; empty where the family has no such token.
     """
 
     vlm: "Vlm"
@@ -62,6 +63,7 @@ class RepairResult:
     teacher: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
     held_back: dict[str, Any] = field(default_factory=dict)
+    end: str = ""
 
 
 @on_plain_linears
@@ -179,6 +181,7 @@ def _repair(
         teacher=form,
         blocks=blocks,
         held_back=tested.report,
+        end=str(batcher.text.end or ""),
     )
 
 
