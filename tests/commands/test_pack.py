@@ -67,6 +67,12 @@ def test_a_packed_result_is_inspected_evaluated_repaired_and_pruned_like_any_oth
     denser = ("--calibration", world.data, "--pattern", "1:4", "--keep-zeros", *PRUNE)
     assert ressa("prune", packed, "-o", tmp_path / "sparser", *denser).status == 0
     assert not is_packed(tmp_path / "sparser")
+    again = ("--calibration", world.data, "--keep-zeros", *PRUNE, "--method", "sparsegpt")
+    assert ressa("prune", packed, "-o", tmp_path / "again", *again).status == 0
+    said = ressa(
+        "prune", packed, "-o", tmp_path / "streamed", "--calibration", world.data, "--stream", *PRUNE
+    )
+    assert "ressa unpack" in said.sentence
 
 
 def test_a_repair_that_fills_the_zeros_has_nothing_to_pack(pruned, ressa, tmp_path):

@@ -54,6 +54,11 @@ class StreamedWeights:
         if sys.platform != "linux":
             raise UsageError("Weights are streamed on Linux only: leave out --stream.")
         self.source, self.folder, self.identity = StoredTensors(source), Path(folder), ""
+        if self.source.packed:
+            raise UsageError(
+                f"{source} is packed, so it cannot be streamed: give what `ressa unpack` makes of it, or leave "
+                "out --stream."
+            )
         self.computes_in, self.resident = computes_in, resident
         self.places = _places(model, self.source)
         for name in layers:
