@@ -101,6 +101,9 @@ def make_checkpoint(folder: Path, layers: int, smoke: bool) -> None:
     finally:
         torch.set_default_dtype(before)
     model.save_pretrained(folder)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     for path in embedded.glob("*token*"):
         shutil.copy(path, folder)
     processor = read_json(embedded / "processor_config.json")
@@ -116,7 +119,7 @@ def run(arguments: list[Any]) -> dict[str, Any]:
     started = time.perf_counter()
     command = [sys.executable, "-m", "ressa", *map(str, arguments)]
     process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
-    used: list[int] = []
+    used, idle = [], gpu_memory()
     watcher = threading.Thread(target=watch, args=(process, used), daemon=True)
     watcher.start()
     if process.wait():
@@ -127,16 +130,23 @@ def run(arguments: list[Any]) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 1),
         "host_peak_gib": round(peak / 2**20, 2) if peak > before else f"at most {before / 2**20:.2f}",
-        "gpu_peak_gib": round(max(used, default=0) / 2**10, 2),
+        "gpu_peak_gib": round((max(used, default=idle) - idle) / 2**10, 2),
     }
 
 
 def watch(process: subprocess.Popen, used: list[int]) -> None:
-    """MiB of GPU memory in use while a process runs, four times a second."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
-    while torch.cuda.is_available() and process.poll() is None:
-        used.append(int(subprocess.run(query, capture_output=True, text=True).stdout.split()[0]))
+    """What is in use of the GPU's memory while a process runs, four times a second."""
+    while process.poll() is None:
+        used.append(gpu_memory())
         time.sleep(0.25)
+
+
+def gpu_memory() -> int:
+    """MiB in use on the first GPU."""
+    if not torch.cuda.is_available():
+        return 0
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
 if __name__ == "__main__":

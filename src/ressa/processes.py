@@ -51,7 +51,7 @@ def least(number: int, device: "torch.device") -> int:
     import torch
     import torch.distributed as dist
 
-    tensor = torch.tensor(number, device=device)
+    tensor = torch.tensor(int(number), device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MIN)
     return int(tensor)
 

@@ -72,6 +72,9 @@ def place_weights(
 
 def move(model: nn.Module, device: torch.device) -> None:
     """Move every tensor of a model to a device, several at a time."""
+    device = torch.empty(
+        0, device=device
+    ).device  # which GPU a bare "cuda" is, that is told to this thread alone
     tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}.values()
 
     def send(tensor: torch.Tensor) -> None:

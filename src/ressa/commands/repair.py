@@ -14,6 +14,7 @@ from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
 from ressa.report import manifest_table
+from ressa.stopwatch import Stopwatch, where_it_went
 from ressa.warned import recorded
 
 
@@ -51,16 +52,22 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     device = training_device(config)
     masks = read_masks(recipe.model)
     dtype = find_dtype(recipe.dtype)
-    vlm = load(recipe.model, dtype=dtype, unpack=True)
-    check_fits(vlm.model, pruned.plan, masks)
-    samples = fitting(samples, vlm, recipe.on_bad_sample)
-    dense = load(recipe.dense or pruned.source, dtype=dtype, unpack=True) if config.needs_teacher else None
+    watch = Stopwatch()
+    with watch.on("load"):
+        vlm = load(recipe.model, dtype=dtype, unpack=True)
+        check_fits(vlm.model, pruned.plan, masks)
+        dense = (
+            load(recipe.dense or pruned.source, dtype=dtype, unpack=True) if config.needs_teacher else None
+        )
+    with watch.on("samples"):
+        samples = fitting(samples, vlm, recipe.on_bad_sample)
     room = 2 * size_of(vlm.model)  # finished blocks and the result
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
         with recorded() as said, in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:
-            result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
+            with watch.on("repair"):
+                result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
             "steps": len(result.history),
@@ -83,6 +90,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=pruned.plan if config.keeps_zeros else {},
             seconds=round(result.seconds, 1),
+            spent=watch.rounded(),
             computed_in=computed_in,
         ).model_copy(update={"training": training})
         if is_first():
@@ -108,7 +116,7 @@ def _find_dense(recipe: RepairRecipe, pruned: Manifest) -> None:
 
 def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
     data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
-    lines = [*_held_back(data["training"].get("held_back")), line]
+    lines = [*_held_back(data["training"].get("held_back")), where_it_went(manifest.spent), line]
     if not recipe.config().keeps_zeros:
         before, after = data["training"]["sparsity"]
         lines.append(
