@@ -65,9 +65,12 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
-        with recorded() as said, in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in:
-            with watch.on("repair"):
-                result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
+        with (
+            recorded() as said,
+            watch.on("repair"),
+            in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in,
+        ):
+            result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
             "steps": len(result.history),
