@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from transformers import (
 
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint.companions import check_companions, check_sizes, companions_folder
-from ressa.checkpoint.place import find, refusal_of_adapter
+from ressa.checkpoint.place import CONFIG, find, refusal_of_adapter
 from ressa.checkpoint.quantized import check_plain
-from ressa.checkpoint.stored import check_weights
+from ressa.checkpoint.stored import StoredTensors, check_weights
 from ressa.embedded import MODELS
 from ressa.errors import RunError, UsageError
 from ressa.runtime.format import METHOD
@@ -82,6 +84,8 @@ def load_model(place: Path | str, source: str, *, dtype: str | torch.dtype | Non
     Raises UsageError and RunError if it cannot be loaded, or not to the last weight.
     """
     config, known = plan_of(place, source)
+    if isinstance(place, Path):
+        _check_size(place, without_weights(deepcopy(config), known, source))
     packed = getattr(config, "quantization_config", None)
     if isinstance(packed, dict) and packed.get("quant_method") == METHOD:
         packed["mode"] = "packed"  # to be prepared where it will compute
@@ -117,6 +121,21 @@ def plan_of(place: Path | str, source: str) -> tuple[Any, Any]:
     if isinstance(place, Path):
         check_weights(place)
     return config, known
+
+
+def _check_size(folder: Path, skeleton: Any) -> None:
+    """Raises UsageError if a config describes a far larger model than the weights are of: transformers would make up
+    what is missing, in memory that may not be there. skeleton: the model, on the meta device."""
+    places = StoredTensors(folder).places.values()
+    stored, described = (
+        sum(prod(place.shape) for place in places),
+        sum(p.numel() for p in skeleton.parameters()),
+    )
+    if stored and described > 10 * stored:  # packed and tied weights are fewer than those described
+        raise UsageError(
+            f"{folder / CONFIG} describes a model of {described / 1e6:,.1f} million weights, and {stored / 1e6:,.1f} "
+            "million are stored: make them agree."
+        )
 
 
 def empty_model(spec: str | Path) -> Any:
