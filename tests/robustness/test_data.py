@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.robustness.conftest import QUICK, Net
+from tests.robustness.net import QUICK, Net
 
 RIGHT, WRONG, EITHER = (0,), (2,), (0, 2)
 
@@ -218,4 +218,9 @@ def test_a_value_in_an_annotation_file(net: Net, name: str) -> None:
             (data / name).write_text(json.dumps(document))
             shown = "nothing" if value is MISSING else repr(value)[:30]
             where = ".".join(map(str, path))
-            net.check((name, where, shown), *evaluate(net, data, *FILES[name]), may=(0, 1, 2))
+            # What is no text is a reader's matter, and the run ends behind the readers, as there is no such device;
+            # text goes through tokenizer and model too.
+            if isinstance(value, str) or name == "karpathy.json":
+                net.check((name, where, shown), *evaluate(net, data, *FILES[name]), may=(0, 1, 2))
+            else:
+                net.check((name, where, shown), *prune(net, data), "--device", "cuda:99")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.robustness.conftest import QUICK, Net
+from tests.robustness.net import QUICK, Net
 from tests.robustness.test_data import MISSING, holding, put
 
 WEIGHTS = "model.safetensors"

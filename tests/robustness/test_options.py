@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ressa.recipe import RECIPES
-from tests.robustness.conftest import Net
+from tests.robustness.net import Net
 
 WORDS = (
     *("", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "1e-400", "-0.0", "1.5", "9" * 400, "1e9999999999"),

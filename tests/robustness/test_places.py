@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.robustness.conftest import QUICK, Net, snapshot
+from tests.robustness.net import QUICK, Net, snapshot
 
 
 def a_file(place: Path) -> None:
