@@ -47,7 +47,7 @@ class Tree:
     def size(self, linear: str) -> int:
         """The number of weights that a linear has, kept or not."""
         module: Any = self.modules[linear]
-        return module.in_features * module.out_features
+        return int(module.in_features) * int(module.out_features)  # Inkling computes them as tensors
 
     def parent(self, module: nn.Module) -> nn.Module | None:
         name = self.names[module]

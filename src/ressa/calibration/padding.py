@@ -124,18 +124,18 @@ def _states(arguments: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _arguments(block: nn.Module, call: Call) -> dict[str, Tensor]:
-    """The tensors a block is called with, by the names of its parameters."""
-    bound = inspect.signature(block.forward).bind_partial(*call.args, **call.kwargs)
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            named |= value
-        elif kind is inspect.Parameter.VAR_POSITIONAL:
-            named |= {f"{name}{i}": item for i, item in enumerate(value)}
-        else:
-            named[name] = value
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    """The tensors a block is called with, by the names of its parameters and in their order.
+
+    A decorator may accept names that the function does not have, such as older ones: they stand at the end.
+    """
+    parameters = inspect.signature(block.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names += [f"argument{number}" for number in range(len(names), len(call.args))]
+    named = dict(zip(names, call.args, strict=False)) | call.kwargs
+    in_order = [name for name in names if name in named]
+    return {
+        name: named[name] for name in dict.fromkeys([*in_order, *named]) if isinstance(named[name], Tensor)
+    }
 
 
 def _attended(mask: Tensor, batch: int) -> Tensor | None:

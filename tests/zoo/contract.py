@@ -1,0 +1,203 @@
+"""What has to hold of every family: its towers found, both patterns exact, padding ignored, a step of repair, reloaded.
+
+Checks raise AssertionError, or whatever went wrong. `CHECKS` names them, in the order they stand in docs/families.md.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ressa import fused
+from ressa.anatomy import Anatomy, find_anatomy
+from ressa.calibration.statistics import InputNorm
+from ressa.calibration.walk import walk
+from ressa.checkpoint import Manifest, Vlm, save
+from ressa.pruning import PruneResult, prune
+from ressa.repairing.config import RepairConfig
+from ressa.repairing.reconstruction import reconstruct
+from ressa.repairing.student import finish_student, make_student
+from ressa.repairing.weights import check_masks
+from ressa.sparsity import Plan, parse_pattern
+from ressa.warned import RessaWarning
+from zoo import Batch, build, samples, together
+
+DEPTH = r"num_(hidden_)?layers|depth|n_layers|layers|(en|de)coder_layers"
+# Where a family's own numbers for a sample change with what stands beside it, equal masks cannot be asked for.
+MIXING = {
+    "instructblipvideo": "what a sample's frames give depends on the samples beside it",
+    "udop": "padding has a place in the picture, too, and the patch there is left out",
+}
+# Where transformers does not read back what it saved of the dense model either.
+NOT_READ_BACK = {
+    "shieldgemma2": "the class of the mapping is not the one that its weights are named for",
+}
+
+
+class Subject:
+    """A family's tiny model, dense, and its samples; `pruned` and `result` are made when first asked for."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.model = build(family)
+        self.alone = samples(family, self.model)
+        self.anatomy: Anatomy = find_anatomy(self.model)
+        self._pruned: tuple[Any, PruneResult] | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """Both samples, padded."""
+        return together(self.alone)
+
+    def prune(self, pattern: str) -> tuple[Any, PruneResult]:
+        """A copy, pruned by Wanda in all layers that the pattern fits and calibration reaches."""
+        model = copy.deepcopy(self.model)
+        plan = Plan(dict.fromkeys(self.layers(), parse_pattern(pattern)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RessaWarning)  # experts that saw few tokens, layers never reached
+            return model, prune(model, [self.batch], plan, method="wanda", anatomy=self.anatomy)
+
+    @property
+    def pruned(self) -> tuple[Any, PruneResult]:
+        """At 2:4."""
+        if self._pruned is None:
+            self._pruned = self.prune("2:4")
+        return self._pruned
+
+    def statistics(self, batches: list[Batch]) -> dict[str, InputNorm]:
+        """Of the dense model, layer by layer."""
+        model, found = copy.deepcopy(self.model), dict[str, InputNorm]()
+        with fused.splitted(model):
+            walk(
+                model,
+                self.anatomy,
+                batches,
+                lambda _block, statistics: found.update(statistics),  # type: ignore[arg-type]
+                lambda _name, linear: InputNorm(linear.in_features),
+                pass_by=True,
+            )
+        return found
+
+    def layers(self) -> list[str]:
+        """Layers that 2:4 fits."""
+        with fused.splitted(self.model):
+            linears = {name: self.model.get_submodule(name) for name in self.anatomy.linears()}
+            return [name for name, linear in linears.items() if linear.weight.shape[1] % 4 == 0]
+
+
+def blocks_are_as_many_as_the_config_says(subject: Subject) -> None:
+    """Of the language and the vision tower, where they have a part of the config of their own."""
+    config = subject.model.config
+    parts = {"language": config.get_text_config(), "vision": getattr(config, "vision_config", None)}
+    for tower, part in parts.items():
+        told = {value for key, value in _entries(part) if re.fullmatch(DEPTH, key) and isinstance(value, int)}
+        counts = [len(chain.blocks) for chain in subject.anatomy.chains(tower)]
+        if tower in subject.anatomy.towers and told:
+            assert told & {*counts, sum(counts)}, f"{tower}: {counts} blocks, config says {sorted(told)}"
+    assert "language" in subject.anatomy.towers
+
+
+def half_the_weights_of_every_group_are_zero(subject: Subject) -> None:
+    _, result = subject.pruned
+    for name, mask in result.masks.items():
+        assert (mask.unflatten(1, (-1, 4)).sum(2) == 2).all(), name
+    _nothing_is_left_out(subject, result)
+
+
+def half_the_weights_of_every_row_are_zero(subject: Subject) -> None:
+    _, result = subject.prune("0.5")
+    for name, mask in result.masks.items():
+        assert ((~mask).sum(1) == mask.shape[1] // 2).all(), name
+    _nothing_is_left_out(subject, result)
+
+
+def padding_changes_nothing(subject: Subject) -> None:
+    """The same statistics, and so the same masks, of samples in one batch and alone."""
+    if subject.family in MIXING:
+        return
+    padded, bare = (subject.statistics(batches) for batches in ([subject.batch], subject.alone))
+    assert padded.keys() == bare.keys()
+    for name, found in padded.items():
+        assert found.count == bare[name].count, f"{name}: {found.count} tokens, {bare[name].count} alone"
+        if found.count:
+            torch.testing.assert_close(found.norm(), bare[name].norm(), rtol=5e-3, atol=1e-4, msg=name)
+
+
+def what_it_says_is_finite(subject: Subject) -> None:
+    model, _ = subject.pruned
+    assert answer(model, subject.batch).isfinite().all()
+
+
+def a_step_of_repair_moves_no_zero(subject: Subject) -> None:
+    """Sparse LoRA where the model gives a loss, else reconstruction of its blocks."""
+    model, result = subject.pruned
+    model, masks = copy.deepcopy(model), dict(result.masks)
+    towers = tuple(subject.anatomy.towers)
+    with fused.splitted(model):
+        if "labels" in subject.batch or subject.family == "pi0":
+            config = RepairConfig(tune=towers)  # type: ignore[arg-type]
+            student = make_student(model, masks, subject.anatomy, config, dense_weights=False).train()
+            trained = [each for each in student.parameters() if each.requires_grad]
+            optimizer = torch.optim.SGD(trained, lr=1e-2)
+            for _ in range(2):  # at first B is zero, and A gets no gradient
+                loss = student(**subject.batch).loss
+                assert loss.isfinite()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            model = finish_student(student, masks, config)
+        else:
+            dense = copy.deepcopy(subject.model)
+            config = RepairConfig(method="reconstruct", tune=towers, reconstruct_epochs=1)  # type: ignore[arg-type]
+            with fused.splitted(dense):
+                reconstruct(model, dense, masks, subject.anatomy, [subject.batch], config)
+        check_masks(model, masks)
+
+
+def plain_transformers_reads_it_again(subject: Subject, folder: Path) -> None:
+    if subject.family in NOT_READ_BACK:
+        return
+    model, result = subject.pruned
+    manifest = Manifest(kind="pruned", source=subject.family, plan=result.plan.to_dict())
+    save(folder, Vlm(model, None, subject.family), manifest=manifest, masks=result.masks)
+    again = type(model).from_pretrained(folder).eval()
+    torch.testing.assert_close(answer(again, subject.batch), answer(model, subject.batch))
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "anatomy": blocks_are_as_many_as_the_config_says,
+    "2:4": half_the_weights_of_every_group_are_zero,
+    "50 %": half_the_weights_of_every_row_are_zero,
+    "padding": padding_changes_nothing,
+    "forward": what_it_says_is_finite,
+    "repair": a_step_of_repair_moves_no_zero,
+    "reload": plain_transformers_reads_it_again,
+}
+
+
+@torch.no_grad()
+def answer(model: Any, batch: Batch) -> Tensor:
+    """Logits, or the first numbers that a model without such gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # flow matching draws noise
+        output: Mapping[str, Any] = model(**batch)
+    if isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    return next(each for each in output.values() if isinstance(each, Tensor) and each.dim())
+
+
+def _entries(part: Any) -> list[tuple[str, Any]]:
+    return [] if part is None else list(part.to_dict().items())
+
+
+def _nothing_is_left_out(subject: Subject, result: PruneResult) -> None:
+    """Every tower is pruned, in all layers that the pattern fits and calibration reaches."""
+    reached = subject.statistics([subject.batch]).keys()
+    left = [name for name in subject.layers() if name in reached and name not in result.masks]
+    assert not left
+    assert {layer.tower for layer in result.layers} == set(subject.anatomy.towers)
