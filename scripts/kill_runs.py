@@ -156,6 +156,8 @@ def run(
     """One command line in a child of this process, which may be killed after so many seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     said, counted = folder.with_suffix(".said"), folder.with_suffix(".count")
+    for path in (said, counted):
+        path.write_text("")  # a child may be killed before it has said anything
     started = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -170,7 +172,7 @@ def run(
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         else:
             time.sleep(0.002)
-    writes = int(counted.read_text() or 0) if counted.exists() else 0  # empty of a child that was killed
+    writes = int(counted.read_text() or 0)
     result = Ended(status, said.read_text(errors="replace"), time.monotonic() - started, writes)
     for path in (said, counted):
         path.unlink(missing_ok=True)

@@ -167,6 +167,11 @@ def test_an_adapter_is_to_be_merged_first(look, folder, alone):
     assert "merge it first" in refused(look, folder)
 
 
+def test_a_model_far_larger_than_its_weights_is_not_made_up(folder):
+    edit(folder / "config.json", lambda config: config | {"text_config": None})  # the default is a Llama of 7B
+    assert "describes a model of 6," in refused(load, folder)
+
+
 def pickled(folder: Path, value: object) -> None:
     (folder / WEIGHTS).unlink()
     torch.save(value, folder / "pytorch_model.bin")
