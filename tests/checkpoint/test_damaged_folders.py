@@ -168,7 +168,8 @@ def test_an_adapter_is_to_be_merged_first(look, folder, alone):
 
 
 def test_a_model_far_larger_than_its_weights_is_not_made_up(folder):
-    edit(folder / "config.json", lambda config: config | {"text_config": None})  # the default is a Llama of 7B
+    # Whose default is a Llama of 7B.
+    edit(folder / "config.json", lambda config: config | {"text_config": None})
     assert "describes a model of 6," in refused(load, folder)
 
 
