@@ -67,6 +67,10 @@ def look(family: str, limit: int) -> dict[str, Any]:
                     raise
                 except Exception as error:  # whatever it was, the other checks and families go on
                     row["failed"][name] = said(error)
+    except ImportError as error:
+        row["failed"]["build"] = (
+            f"not looked at, a library is not installed ({said(error).partition('.')[0]})"
+        )
     except Exception as error:
         row["failed"]["build"] = said(error)
     return {**row, "seconds": round(time.perf_counter() - started, 1)}

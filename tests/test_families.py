@@ -13,6 +13,7 @@ KINDS = {
     "llama4": "experts that are given all tokens",
     "mllama": "two chains in the vision tower, cross-attention in the language tower",
     "pix2struct": "patches, of which some are padding",
+    "pp_formulanet": "no embeddings that it can name",
     "qwen3_vl": "a vision tower that feeds several blocks",
     "t5gemma2": "a decoder that attends to its own and the encoder's tokens at once",
 }

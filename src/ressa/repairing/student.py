@@ -68,7 +68,7 @@ def make_student(
     if masked_adapters:
         unmasked = [name for name in names if name not in adapted]
         adapter = SparseLoraConfig(masks=adapted, unmasked_modules=unmasked, **options)  # type: ignore[arg-type]
-    with warnings.catch_warnings(), _targets_as_named(model):
+    with warnings.catch_warnings(), _targets_as_named(model), _embeddings_or_none(model):
         # PEFT asks transformers by a name that is to go.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         return get_peft_model(model, adapter)  # type: ignore[arg-type, return-value]
@@ -90,6 +90,22 @@ def _targets_as_named(model: nn.Module) -> Iterator[None]:
     finally:
         if known is not None:
             config.model_type = known
+
+
+@contextmanager
+def _embeddings_or_none(model: nn.Module) -> Iterator[None]:
+    """PEFT asks for the input embeddings, to find what is tied to them; a model that cannot tell (PP-FormulaNet) has
+    none for the time. What is tied is not adapted anyway: the towers hold no embeddings."""
+    asked: Any = getattr(model, "get_input_embeddings", None)
+    try:
+        if asked is not None:
+            asked()
+    except NotImplementedError:
+        model.__dict__["get_input_embeddings"] = nn.Module
+    try:
+        yield
+    finally:
+        model.__dict__.pop("get_input_embeddings", None)
 
 
 def finish_student(student: nn.Module, masks: Masks, config: RepairConfig) -> nn.Module:
