@@ -30,7 +30,6 @@ from zoo import Batch, build, samples, together
 DEPTH = r"num_(hidden_)?layers|depth|n_layers|layers|(en|de)coder_layers"
 # Where a family's own numbers for a sample change with what stands beside it, equal masks cannot be asked for.
 MIXING = {
-    "instructblipvideo": "what a sample's frames give depends on the samples beside it",
     "udop": "padding has a place in the picture, too, and the patch there is left out",
 }
 # Where transformers does not read back what it saved of the dense model either.

@@ -27,6 +27,7 @@ TOKENS = {
     "granite4_vision": 10,
     **dict.fromkeys(("deepseek_vl", "deepseek_vl_hybrid", "janus", "llava", "paligemma"), 16),
     **dict.fromkeys(("video_llama_3", "video_llava", "vipllava"), 16),
+    "instructblipvideo": 16,  # four frames
     "florence2": 17,
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), 36),
     "deepseek_ocr2": 145,
