@@ -31,5 +31,6 @@ def test_both_forms_are_timed_on_the_same_inputs_and_agree(name, world, ressa, t
 def test_what_cannot_be_timed_is_one_sentence(world, ressa):
     assert "ressa pruned or repaired" in ressa("bench", world.llava).sentence
     assert "write numbers" in ressa("bench", world.llava, "--batch-sizes", "one").sentence
-    assert "nothing to time" in ressa("bench", world.llava, "--batch-sizes", "0").sentence
+    assert "write numbers" in ressa("bench", world.llava, "--batch-sizes", "0").sentence
+    assert "greater than or equal to 2" in ressa("bench", world.llava, "--new-tokens", "1").sentence
     assert "No such folder" in ressa("bench", world.llava / "absent").sentence
