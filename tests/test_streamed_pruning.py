@@ -13,6 +13,7 @@ from torch import nn
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import StreamedWeights, loading
+from ressa.checkpoint.stored import READERS
 from ressa.pruning import prune
 from ressa.sparsity import NM, Plan, Unstructured
 
@@ -150,6 +151,8 @@ def test_a_model_is_pruned_and_saved_in_a_fraction_of_its_own_memory(tmp_path):
         command = [sys.executable, script, source, tmp_path / how, how]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
-    assert grown("stream") < 3 * block + 100 * 2**20 < size / 2
+    # Mapped pages count as resident as well: counting looks at a tensor in each of its threads.
+    looked_at = READERS * text["hidden_size"] * text["intermediate_size"] * 4
+    assert grown("stream") < 3 * block + looked_at + 100 * 2**20 < size / 2
     assert grown("memory") > size
     assert_same(loaded(tmp_path / "stream"), loaded(tmp_path / "memory"))
