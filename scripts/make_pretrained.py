@@ -38,7 +38,6 @@ from transformers import (
 
 from ressa.data.batcher import Batcher
 from ressa.data.prompts import CAPTION
-from ressa.embedded.questions import KINDS
 
 SIZE, PATCH = 224, 14  # px
 IMAGE = "<image>"
@@ -220,21 +219,8 @@ class PretrainedRun(Run):
 
         @torch.no_grad()
         def report(step: int) -> None:
-            right = torch.zeros(len(KINDS), device=self.device)
-            total = torch.zeros(len(KINDS), device=self.device)
-            draws = torch.Generator(self.device).manual_seed(recipe.seed)
-            for rows in torch.arange(len(held["pixels"]), device=self.device).split(recipe.batch):
-                texts, kinds = pick(held, rows, recipe.asked, draws)
-                with self.autocast():
-                    _, hit = trainer(held["pixels"][rows], *texts)
-                right.index_add_(0, kinds.flatten(), hit.flatten().float())
-                total.index_add_(0, kinds.flatten(), torch.ones_like(hit.flatten(), dtype=torch.float))
-            by_kind = {
-                k: round(100 * (right[i] / total[i].clamp(min=1)).item(), 1) for i, k in enumerate(KINDS)
-            }
-            self.note(
-                stage="val", step=step, kinds=by_kind, all=round(100 * (right.sum() / total.sum()).item(), 2)
-            )
+            rows = torch.arange(len(held["pixels"]), device=self.device)
+            self.note_scores(step, held, trainer, rows.split(recipe.batch))
 
         projector = list(self.model.model.multi_modal_projector.parameters())
         self.model.requires_grad_(False)

@@ -477,26 +477,30 @@ class Run:
             with self.autocast():
                 return forward(train["pixels"][rows], *texts)
 
-        def report(step: int) -> None:  # with gradients, or it would be compiled once more
-            right = torch.zeros(len(KINDS), device=self.device)
-            total = torch.zeros(len(KINDS), device=self.device)
+        def report(step: int) -> None:  # with gradients and whole batches, or it would be compiled once more
             size = min(recipe.batch, len(held["pixels"]))
-            draws = torch.Generator(self.device).manual_seed(recipe.seed)
-            for start in range(0, len(held["pixels"]) - size + 1, size):
-                rows = torch.arange(start, start + size, device=self.device)
-                texts, kinds = pick(held, rows, recipe.asked, draws)
-                with self.autocast():
-                    _, hit = forward(held["pixels"][rows], *texts)
-                right.index_add_(0, kinds.flatten(), hit.flatten().float())
-                total.index_add_(0, kinds.flatten(), torch.ones_like(hit.flatten(), dtype=torch.float))
-            scores = {
-                k: round(100 * (right[i] / total[i].clamp(min=1)).item(), 1) for i, k in enumerate(KINDS)
-            }
-            self.note(
-                stage="val", step=step, kinds=scores, all=round(100 * (right.sum() / total.sum()).item(), 2)
-            )
+            whole = len(held["pixels"]) // size * size
+            self.note_scores(step, held, forward, torch.arange(whole, device=self.device).split(size))
 
         return self.optimise("vlm", trainer, groups, recipe.steps, batch_loss, report)
+
+    def note_scores(
+        self, step: int, held: dict[str, Tensor], forward: Callable[..., Any], batches: Sequence[Tensor]
+    ) -> None:
+        """How many questions about held-out scenes are answered right, by kind. batches: rows of `held`."""
+        right = torch.zeros(len(KINDS), device=self.device)
+        total = torch.zeros(len(KINDS), device=self.device)
+        draws = torch.Generator(self.device).manual_seed(self.recipe.seed)
+        for rows in batches:
+            texts, kinds = pick(held, rows, self.recipe.asked, draws)
+            with self.autocast():
+                _, hit = forward(held["pixels"][rows], *texts)
+            right.index_add_(0, kinds.flatten(), hit.flatten().float())
+            total.index_add_(0, kinds.flatten(), torch.ones_like(hit.flatten(), dtype=torch.float))
+        scores = {k: round(100 * (right[i] / total[i].clamp(min=1)).item(), 1) for i, k in enumerate(KINDS)}
+        self.note(
+            stage="val", step=step, kinds=scores, all=round(100 * (right.sum() / total.sum()).item(), 2)
+        )
 
     def compile(self, module: nn.Module):
         """The module, compiled on a GPU. Shapes never change, and inductor's tiling analysis fails on T5 (2.11)."""

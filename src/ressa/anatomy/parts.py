@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ressa.errors import UsageError
 
@@ -76,11 +77,15 @@ class Anatomy:
         """Tower → the share of its blocks' weights that can be pruned."""
         return {name: round(tower.share, 4) for name, tower in self.towers.items()}
 
+    @cached_property
+    def _homes(self) -> dict[str, str]:
+        """Layer → tower: asked for once a layer, of which experts make many thousands."""
+        return {layer: tower for tower in self.towers for layer in self.linears(tower)}
+
     def tower_of(self, layer: str) -> str:
         """The tower a linear belongs to. Raises UsageError if it is in none."""
-        for tower in self.towers:
-            if layer in self.linears(tower):
-                return tower
+        if layer in self._homes:
+            return self._homes[layer]
         raise UsageError(
             f"'{layer}' is not a prunable layer of this model: see `ressa inspect` for those it has."
         )
