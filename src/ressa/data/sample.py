@@ -25,13 +25,20 @@ class Question(Sample):
     """A question about an image with the answers that people gave (10 in VQAv2 and OK-VQA, 1 in GQA).
 
     `kinds` are the groups in which the question is also scored on its own, such as VQAv2's `question_type`;
-    `answer_type` is VQAv2's (yes/no, number, other).
+    `answer_type` is VQAv2's (yes/no, number, other) or VizWiz' (unanswerable, too).
+
+    Multiple choice: `choices` are the options in the order in which they are shown, `correct` is the index of the
+    right one (None where the split hides it), `context` what is told beside the question (ScienceQA's and MMBench's
+    hint). `answers` are empty where only the options count (A-OKVQA's `difficult_direct_answer`).
     """
 
     question: str = ""
     answers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     answer_type: str = ""
+    choices: tuple[str, ...] = ()
+    correct: int | None = None
+    context: str = ""
 
 
 @dataclass(frozen=True)
