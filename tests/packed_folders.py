@@ -1,7 +1,8 @@
-"""Sparse and packed folders for tests; as a program, a slow packing that a test can kill: `… SOURCE OUTPUT`."""
+"""Sparse and packed folders for tests; as a program, a packing that dies in its middle: `… SOURCE OUTPUT`."""
 
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from families import Family
 from ressa.allocation import per_tower
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Manifest, Vlm, load, pack_folder, save
-from ressa.progress import Bar
+from ressa.progress import Lines
 from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
 
@@ -42,11 +43,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    advance = Bar.advance
+    advance = Lines.advance  # a child writes to no terminal
 
-    def advance_slowly(self, *arguments, **options):
+    def die_in_the_middle(self, *arguments, **options):
         advance(self, *arguments, **options)
-        time.sleep(0.05)
+        if list(Path(sys.argv[2]).parent.glob(".*/*.safetensors")):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    Bar.advance = advance_slowly
+    Lines.advance = die_in_the_middle
     pack_folder(*sys.argv[1:])

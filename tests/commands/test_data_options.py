@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -135,19 +134,20 @@ def test_a_killed_evaluation_goes_on_where_it_was(world, tmp_path, ressa):
         "2",
     ]
     whole = ressa(*arguments, "--json")
-    slow = (
-        "import sys, time; from ressa.evaluation.kept import Kept; write = Kept.write\n"
-        "Kept.write = lambda *given: (write(*given), time.sleep(0.2))\n"
+    dying = (
+        "import itertools, os, signal, sys; from ressa.evaluation.kept import Kept\n"
+        "write, written = Kept.write, itertools.count(1)\n"
+        "def write_three(*given):\n"
+        "    write(*given)\n"
+        "    if next(written) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Kept.write = write_three\n"
         "from ressa.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    run = subprocess.Popen(
-        [sys.executable, "-c", slow, *arguments, "--json", str(output)], stderr=subprocess.PIPE, text=True
+    run = subprocess.run(
+        [sys.executable, "-c", dying, *arguments, "--json", str(output)], capture_output=True, text=True
     )
+    assert run.returncode == -signal.SIGKILL, run.stderr
     answers = tmp_path / ".scores.json.partial" / "answers.jsonl"
-    while run.poll() is None and not (answers.is_file() and answers.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL, run.stderr.read()
     left = len(Kept(answers))
     assert left >= 6
     assert not output.exists()

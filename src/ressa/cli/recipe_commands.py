@@ -1,0 +1,116 @@
+"""The commands that carry out a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ressa.cli.app import command
+from ressa.cli.from_recipe import Values, recipe_command, run_recipes, with_options
+from ressa.cli.options import Force, JsonTarget
+from ressa.errors import UsageError
+from ressa.recipe import (
+    DemoRecipe,
+    EvaluateRecipe,
+    PruneRecipe,
+    RepairRecipe,
+    SweepRecipe,
+    read_recipes,
+)
+
+
+@recipe_command(DemoRecipe)
+def demo(values: Values) -> Values:
+    """Prune, repair and evaluate an embedded model.
+
+    It is pruned to 2:4 and repaired; the table shows what broke and what came back. A run
+    that was interrupted goes on from its last finished stage.
+
+    \b
+    Example:
+      ressa demo
+      ressa demo --output runs/4-8 --pattern 4:8
+    """
+    return values
+
+
+@recipe_command(
+    PruneRecipe,
+    can_estimate=True,
+    sparsity=Annotated[str | None, typer.Option(help="The share of zeros: 0.5 or 50%.")],
+)
+def prune(values: Values) -> Values:
+    """Make a model sparse.
+
+    The result is a plain Hugging Face folder with exact zeros, and a file that says how it was made.
+
+    \b
+    Example:
+      ressa prune embedded -o runs/pruned --pattern 2:4
+      ressa prune ./llava -o runs/llava --sparsity 0.5 --vision dense --calibration ./coco
+    """
+    sparsity = values.pop("sparsity")
+    if sparsity is not None:
+        if values["pattern"] != PruneRecipe.model_fields["pattern"].default:
+            raise UsageError("--pattern and --sparsity say the same thing: give one of them.")
+        values["pattern"] = sparsity
+    return with_options(values)
+
+
+@recipe_command(RepairRecipe, can_estimate=True)
+def repair(values: Values) -> Values:
+    """Repair a pruned model.
+
+    The dense model teaches: each block learns its outputs, then SparseLoRA is trained and merged into the
+    weights. Kept weights change, no zero moves.
+
+    \b
+    Example:
+      ressa repair runs/pruned -o runs/repaired
+      ressa repair runs/llava --dense ./llava -o runs/llava-repaired --data ./coco --samples 25000
+    """
+    return with_options(values)
+
+
+@recipe_command(EvaluateRecipe, writes_folder=False)
+def evaluate(values: Values) -> Values:
+    """Score a model on images and text.
+
+    Questions, captions and retrieval, by the official protocols.
+
+    \b
+    Example:
+      ressa evaluate embedded --limit 200
+      ressa evaluate runs/repaired --tasks vqa,caption --data ./coco --json scores.json
+    """
+    return values
+
+
+@recipe_command(SweepRecipe)
+def sweep(values: Values) -> Values:
+    """Prune many ways, score each, and draw where sparsity should go.
+
+    Points that are finished are kept, so that an interrupted sweep goes on; the folder gets a CSV and a PNG,
+    the paper's curves beside the model's own.
+
+    \b
+    Example:
+      ressa sweep embedded -o runs/sweep --figure modality --seeds 0,1,2 --limit 100
+      ressa sweep ./llava -o runs/sweep --figure allocation --method sparsegpt --data ./coco --calibration ./coco
+    """
+    return with_options(values)
+
+
+@command
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file (docs/recipe.md shows one).")],
+    force: Force = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Run the recipes in a file, in order.
+
+    \b
+    Example:
+      ressa run prune-and-repair.yaml
+    """
+    run_recipes(read_recipes(recipe), force, json_target)
