@@ -193,6 +193,7 @@ def prune(
                     atv=alpha if tokens == "atv" else None,
                     shelf=shelf,
                     pass_by=True,
+                    spill=None if work_dir is None else Path(work_dir),
                 )
     carried_out = Plan({name: pattern for name, pattern in plan.items() if name in masks})
     if lacking := [name for name in plan if name not in carried_out]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,10 +39,16 @@ class Feed:
     """Runs the model, or the blocks of it, on calibration inputs."""
 
     def __init__(
-        self, model: Any, anatomy: Anatomy, device: torch.device | str | None, shelf: Shelf | None = None
+        self,
+        model: Any,
+        anatomy: Anatomy,
+        device: torch.device | str | None,
+        shelf: Shelf | None = None,
+        spill: Path | None = None,
     ) -> None:
+        """spill: the folder where files of what fits into no memory may grow (`Activations`)."""
         self.model = model
-        self.anatomy = anatomy
+        self.anatomy, self.spill = anatomy, spill
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.blocks = {block.name: self.modules[block.name] for block in anatomy.blocks()}
         # An empty tensor knows which GPU a bare "cuda" is.
@@ -69,7 +76,7 @@ class Feed:
             for config in caching:
                 config.use_cache = False
             with ExitStack() as stack:
-                self.activations = Activations(self.device)
+                self.activations = Activations(self.device, folder=self.spill)
                 self.lender = Lender(self.device if self.lends else None, self.shelf)
                 stack.callback(self.lender.close)
                 blocks = list(self.blocks.values())

@@ -5,6 +5,7 @@ In a block's turn (`turns.py`) it runs once with hooks that feed statistics, the
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ def walk(
     atv: float | None = None,
     shelf: Shelf | None = None,
     pass_by: bool = False,
+    spill: Path | None = None,
 ) -> None:
     """Call `visit(block, statistics)` for every block, in the order a forward calls them.
 
@@ -51,9 +53,10 @@ def walk(
 
     Padding is left out of the statistics, image tokens count like any other. Only one block's statistics
     exist at a time. Raises UsageError if the calibration inputs never reach one of the layers; with pass_by, it is
-    not among the statistics instead, or its block has no turn.
+    not among the statistics instead, or its block has no turn. spill: the folder for activations that fit into no
+    memory (default: the system's for temporary files).
     """
-    feed = Feed(model, anatomy, device, shelf)
+    feed = Feed(model, anatomy, device, shelf, spill)
     wanted = set(anatomy.linears() if layers is None else layers)
     with feed.ready():
         steps = feed.steps(batches[0])

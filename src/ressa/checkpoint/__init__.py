@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from ressa.checkpoint.packed import Sizes, pack_folder, save_packed, unpack_folder
     from ressa.checkpoint.place import find, lasting_name
-    from ressa.checkpoint.placing import host_memory, place_weights
+    from ressa.checkpoint.placing import place_weights
     from ressa.checkpoint.resume import FinishedBlocks
     from ressa.checkpoint.saving import check_fits, save, size_of, write_model
     from ressa.checkpoint.stored import StoredTensors, match_keys
@@ -41,7 +41,7 @@ else:
         manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
         packed="Sizes pack_folder save_packed unpack_folder",
         place="find lasting_name",
-        placing="host_memory place_weights",
+        placing="place_weights",
         resume="FinishedBlocks",
         saving="check_fits save size_of write_model",
         stored="StoredTensors match_keys",
@@ -65,7 +65,6 @@ __all__ = [
     "count_sparsity",
     "empty_model",
     "find",
-    "host_memory",
     "keep_tensors",
     "kept_tensors",
     "lasting_name",

@@ -5,19 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.saving import size_of
 from ressa.checkpoint.streaming import StreamedWeights
+from ressa.device import host_memory
 from ressa.errors import UsageError
 from ressa.warned import warn
 
 _MOVERS = 8  # threads: reading from disk and copying to a GPU overlap
 _SPARE = 2 << 30  # bytes of a GPU for statistics and a block at work, beside the model and half as much again
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def place_weights(
@@ -83,15 +82,3 @@ def move(model: nn.Module, device: torch.device) -> None:
     with ThreadPoolExecutor(_MOVERS) as pool:
         for _ in pool.map(send, tensors):
             pass
-
-
-def host_memory() -> int:
-    """Bytes of memory that this process may still take: what is free, and what its container leaves it."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        cached = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return min(free, limit - used + int(cached.get("file", 0)))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return free

@@ -24,9 +24,9 @@ def _pruning(recipe: PruneRecipe) -> Outcome:
     find(recipe.model)
     from ressa.allocation import make_plan, read_plan
     from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import empty_model, host_memory
+    from ressa.checkpoint import empty_model
     from ressa.commands.planning import patterns
-    from ressa.device import find_device
+    from ressa.device import find_device, host_memory
     from ressa.estimating import estimate_pruning, outline, product_speed
     from ressa.fused import split
     from ressa.methods import get_method

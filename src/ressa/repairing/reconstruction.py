@@ -75,7 +75,7 @@ def reconstruct(
     training brings no nearer keeps its weights. Raises RunError when an error is no longer a number.
     """
     tuned = {name for tower in config.tune if tower in anatomy.towers for name in anatomy.linears(tower)}
-    feed, goal = Feed(model, anatomy, device), Feed(dense, anatomy, device)
+    feed, goal = (Feed(each, anatomy, device, spill=work_dir) for each in (model, dense))
     history: list[dict[str, Any]] = []
     with feed.ready(), goal.ready(), torch.no_grad(), ExitStack() as stack:
         steps = feed.steps(batches[0])
