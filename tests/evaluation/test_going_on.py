@@ -9,7 +9,7 @@ import torch
 
 from ressa.data import Batcher
 from ressa.errors import RunError, UsageError
-from ressa.evaluation import Kept, draw, evaluate, fitted, generation, score
+from ressa.evaluation import Decoding, Kept, draw, evaluate, fitted, generation, score
 from ressa.evaluation.retrieval import retrieve
 from ressa.warned import RessaWarning, recorded
 from tests.data.tiny_folders import image_name, tiny_dataset
@@ -110,7 +110,7 @@ def test_logits_that_are_no_numbers_are_an_error(vlm, folder, beams, number):
         with pytest.raises(
             RunError, match=r"outputs are not numbers \(NaN or infinite, computed in float32\)"
         ):
-            evaluate(broken, folder, (task,), beams=beams)
+            evaluate(broken, folder, (task,), decoding=Decoding(beams=beams))
 
 
 def test_scores_of_pairs_that_are_no_numbers_are_an_error(vlm, folder):

@@ -34,6 +34,8 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
             limit=recipe.limit,
             pool=recipe.pool,
             seed=recipe.seed,
+            question=recipe.question_prompt,
+            caption=recipe.caption_prompt,
             on_bad=recipe.on_bad_sample,
             follow_links=recipe.follow_links,
         )
@@ -46,12 +48,12 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
 
         device = find_device(recipe.device)
         vlm = load(recipe.model, dtype=find_dtype(recipe.dtype))
-        drawn = fitted(drawn, vlm)
+        drawn = fitted(drawn, vlm, recipe.decoding())
         with in_fast_dtype(vlm.model, device=device, asked=recipe.dtype) as computed_in:
             begun = _identity(recipe, drawn, vlm.model, f"{computed_in} on {device.type}")
             with _kept(recipe, begun) as kept:
                 result = score(
-                    vlm, drawn, batch_size=recipe.batch_size, beams=recipe.beams, device=device, kept=kept
+                    vlm, drawn, batch_size=recipe.batch_size, decoding=recipe.decoding(), device=device, kept=kept
                 )
     data = {
         "model": recipe.model,

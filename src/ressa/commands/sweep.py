@@ -41,6 +41,8 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         limit=recipe.limit,
         pool=recipe.pool,
         seed=recipe.seed,
+        question=recipe.question_prompt,
+        caption=recipe.caption_prompt,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
     )
@@ -56,7 +58,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
 
     device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
-    drawn = fitted(drawn, vlm)
+    drawn = fitted(drawn, vlm, recipe.decoding())
     calibrated = get_method(recipe.method).needs(recipe.options) is not None
     samples = {seed: _samples(recipe, vlm, seed) for seed in recipe.seeds} if calibrated else {}
     if force:
@@ -71,7 +73,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
             figure,
             output,
             inputs=inputs,
-            score=lambda: score(vlm, drawn, batch_size=recipe.batch_size),
+            score=lambda: score(vlm, drawn, batch_size=recipe.batch_size, decoding=recipe.decoding()),
             method=recipe.method,
             seeds=recipe.seeds,
             identity={**recipe.identity(), "questions": recipe.seed},

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from ressa.doors import door
 
 if TYPE_CHECKING:
+    from ressa.evaluation.decoding import Decoding
     from ressa.evaluation.drawing import TASKS, Drawn, draw
     from ressa.evaluation.fitting import fitted
     from ressa.evaluation.kept import Kept
     from ressa.evaluation.scoring import evaluate, score
 else:
     __getattr__, __dir__ = door(
-        __name__, drawing="TASKS Drawn draw", fitting="fitted", kept="Kept", scoring="evaluate score"
+        __name__, decoding="Decoding", drawing="TASKS Drawn draw", fitting="fitted", kept="Kept", scoring="evaluate score"
     )
 
-__all__ = ["TASKS", "Drawn", "Kept", "draw", "evaluate", "fitted", "score"]
+__all__ = ["TASKS", "Decoding", "Drawn", "Kept", "draw", "evaluate", "fitted", "score"]

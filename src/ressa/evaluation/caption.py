@@ -5,13 +5,12 @@ from typing import Any
 
 from ressa.data import Batcher, CaptionedImage
 from ressa.errors import UsageError
+from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.generation import generate
 from ressa.evaluation.kept import Answers
 from ressa.evaluation.metrics.cider import cider_d, have_java
 from ressa.evaluation.metrics.object_recall import object_recall
 from ressa.progress import console
-
-MAX_CAPTION = 50  # tokens
 
 NO_JAVA = (
     "Java was not found, so captions are split by ressa's own tokenizer instead of the PTB tokenizer and the "
@@ -24,7 +23,7 @@ def describe_images(
     batcher: Batcher,
     images: Sequence[CaptionedImage],
     *,
-    beams: int,
+    decoding: Decoding,
     batch_size: int,
     answers: Answers | None = None,
 ) -> dict[str, Any]:
@@ -38,8 +37,7 @@ def describe_images(
         model,
         batcher,
         images,
-        max_new_tokens=MAX_CAPTION,
-        beams=beams,
+        **decoding.captions(),
         batch_size=batch_size,
         answers=answers,
         description="Captioning images",

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from ressa.data import Batcher, Sample
 from ressa.data.sample import image_key
@@ -21,7 +21,10 @@ def generate(
     samples: Sequence[Sample],
     *,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     beams: int = 1,
+    length_penalty: float | None = None,
+    repetition_penalty: float | None = None,
     batch_size: int = 32,
     description: str = "Generating",
     answers: Answers | None = None,
@@ -29,7 +32,7 @@ def generate(
     """The model's text for each sample, in order; greedy, or the best of `beams` beams. No sampling.
 
     Samples of the same image should stand together: the vision tower then sees it once a batch. answers: what an
-    earlier run was told already, and where to keep the rest.
+    earlier run was told already, and where to keep the rest. The penalties are `Decoding`'s.
 
     Raises RunError where the model's logits are no numbers.
     """
@@ -41,6 +44,12 @@ def generate(
     # Sampling settings that a checkpoint may carry are taken away: they have no meaning here, and warn.
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     options |= batcher.stopping()
+    if min_new_tokens:
+        options["min_new_tokens"] = min_new_tokens
+    if length_penalty is not None and beams > 1:  # a greedy answer has no other to be weighed against
+        options["length_penalty"] = length_penalty
+    if repetition_penalty is not None:
+        options["repetition_penalty"] = 1.0  # transformers' own would count the prompt's tokens
     with bar(description, len(samples)) as progress, torch.inference_mode(), shared_vision(model) as sharing:
         for group in batcher.alike(samples):
             for start in range(0, len(group), batch_size):
@@ -51,12 +60,16 @@ def generate(
                     continue
                 watch = _Watch()
                 inputs = on_model(batcher.generation(part), model)
+                processors = LogitsProcessorList([watch])
+                if repetition_penalty is not None:
+                    prompt = 0 if batcher.encoder_decoder else inputs["input_ids"].shape[1]
+                    processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt))
                 sharing.show([image_key(sample) for sample in part])
                 generated = model.generate(
                     **inputs,
                     max_new_tokens=max_new_tokens,
                     num_beams=beams,
-                    logits_processor=LogitsProcessorList([watch]),
+                    logits_processor=processors,
                     **options,
                 )
                 watch.report(model)

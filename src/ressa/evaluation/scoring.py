@@ -1,6 +1,7 @@
 """Scores a model on samples that were drawn, by each task's official protocol."""
 
 import time
+from dataclasses import asdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import torch
 from ressa.data import Batcher
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.evaluation.caption import describe_images
+from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.drawing import TASKS, Drawn, OnBadSample, draw
 from ressa.evaluation.fitting import fitted
 from ressa.evaluation.kept import Kept
@@ -34,7 +36,7 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 32,
-    beams: int = 1,
+    decoding: Decoding | None = None,
     seed: int = 0,
     pool: int = 200,
     device: str | torch.device | None = None,
@@ -52,7 +54,7 @@ def evaluate(
         split: which split of the dataset.
         limit: images a task looks at, drawn with the seed; all questions about them are asked. None: all.
         batch_size: samples a forward pass takes.
-        beams: beams of the generation; 1 is greedy.
+        decoding: beams, lengths and penalties of the generation; greedy by default.
         seed: of what is drawn.
         pool: images that retrieval ranks, with all their captions; drawn with the seed, at most `limit`.
         device: where to move the model first; None leaves it where it is.
@@ -62,7 +64,7 @@ def evaluate(
         follow_links: follow symbolic links that lead out of the dataset folder.
 
     Returns JSON-able data: `tasks` (task → `score` on 0–100, or above for CIDEr-D, `n`, `kinds`, … as each
-    task's module says), `average` of the scores, `split`, `limit`, `beams`, `seed`, `data` (name and
+    task's module says), `average` of the scores, `split`, `limit`, `decoding`, `seed`, `data` (name and
     fingerprint of everything that was asked), `computed_in` (a dtype), `versions`, `seconds`.
 
     Raises UsageError for an unknown task, a missing file or image, samples that cannot be used, or a model that
@@ -81,7 +83,7 @@ def evaluate(
         on_bad=on_bad,
         follow_links=follow_links,
     )
-    return score(vlm, fitted(drawn, vlm), batch_size=batch_size, beams=beams, device=device)
+    return score(vlm, fitted(drawn, vlm, decoding), batch_size=batch_size, decoding=decoding, device=device)
 
 
 def score(
@@ -89,7 +91,7 @@ def score(
     drawn: Drawn,
     *,
     batch_size: int = 32,
-    beams: int = 1,
+    decoding: Decoding | None = None,
     device: str | torch.device | None = None,
     kept: Kept | None = None,
 ) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def score(
     kept: where answers are kept, and those of an earlier run of the same model and samples are found.
     """
     kept = Kept() if kept is None else kept
+    decoding = Decoding() if decoding is None else decoding
     model = vlm.model if device is None else vlm.model.to(device)
     was_training = model.training
     model.eval()
@@ -107,7 +110,7 @@ def score(
         console.print(f"Going on where an earlier run was: it left {len(kept):,} answers.", highlight=False)
     try:
         results = {
-            task: _run(task, model, vlm.processor, samples, beams, batch_size, kept)
+            task: _run(task, model, vlm.processor, samples, decoding, batch_size, kept)
             for task, samples in drawn.samples.items()
         }
     finally:
@@ -117,7 +120,7 @@ def score(
         "average": sum(result["score"] for result in results.values()) / len(results),
         "split": drawn.split,
         "limit": drawn.limit,
-        "beams": beams,
+        "decoding": asdict(decoding),
         "seed": drawn.seed,
         "data": {"name": drawn.name, "fingerprint": drawn.fingerprint},
         "computed_in": str(model.dtype).removeprefix("torch."),
@@ -127,13 +130,13 @@ def score(
 
 
 def _run(
-    task: str, model: Any, processor: Any, samples: list[Any], beams: int, batch_size: int, kept: Kept
+    task: str, model: Any, processor: Any, samples: list[Any], decoding: Decoding, batch_size: int, kept: Kept
 ) -> dict[str, Any]:
     answers = kept.of(task)
     if task == "retrieval":
         return retrieve(model, processor, samples, batch_size=batch_size, answers=answers)
     batcher = Batcher(processor, model.config, getattr(model, "generation_config", None))
-    options: dict[str, Any] = {"beams": beams, "batch_size": batch_size, "answers": answers}
+    options: dict[str, Any] = {"decoding": decoding, "batch_size": batch_size, "answers": answers}
     if task == "caption":
         return describe_images(model, batcher, samples, **options)
     return answer_questions(task, model, batcher, samples, **options)

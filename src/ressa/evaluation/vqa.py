@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ressa.data import Batcher, Question
+from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.generation import generate
 from ressa.evaluation.kept import Answers
 from ressa.evaluation.metrics.exact_match import exact_match
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
-
-MAX_ANSWER = 10  # tokens, as in the evaluation of BLIP-2 and InstructBLIP
 
 TITLES = {"vqa": "VQAv2 questions", "okvqa": "OK-VQA questions", "gqa": "GQA questions"}
 
@@ -20,7 +19,7 @@ def answer_questions(
     batcher: Batcher,
     questions: Sequence[Question],
     *,
-    beams: int,
+    decoding: Decoding,
     batch_size: int,
     answers: Answers | None = None,
 ) -> dict[str, Any]:
@@ -34,8 +33,7 @@ def answer_questions(
         model,
         batcher,
         questions,
-        max_new_tokens=MAX_ANSWER,
-        beams=beams,
+        **decoding.answers(),
         batch_size=batch_size,
         answers=answers,
         description=f"Answering {TITLES[task]}",

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ressa.recipe.data import DataRecipe
+from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     TASKS,
@@ -18,7 +18,7 @@ from ressa.recipe.fields import (
 )
 
 
-class EvaluateRecipe(DataRecipe):
+class EvaluateRecipe(DecodingRecipe):
     """Score a model on the tasks of a dataset folder."""
 
     command: Literal["evaluate"] = "evaluate"
@@ -33,6 +33,4 @@ class EvaluateRecipe(DataRecipe):
     """How many images each task looks at; all of them by default."""
     pool: Pool = 200
     batch_size: BatchSize = 32
-    beams: Positive = 1
-    """Beams of the generation."""
     dtype: Dtype = "auto"

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ressa.recipe.data import DataRecipe
+from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
@@ -26,7 +26,7 @@ from ressa.recipe.fields import (
 )
 
 
-class SweepRecipe(DataRecipe):
+class SweepRecipe(DecodingRecipe):
     """Prune a model many times, score each time, and draw where sparsity should go."""
 
     command: Literal["sweep"] = "sweep"
