@@ -31,7 +31,8 @@ def recipe_command(
     """
     hidden = {"command"} if writes_folder else {"command", "output"}
     common = ("on_bad_sample", "max_pixels", "follow_links", "seed", "device")  # these stand last in the help
-    names = sorted(recipe.model_fields, key=lambda name: name in common)
+    own = recipe.__annotations__
+    names = sorted(recipe.model_fields, key=lambda name: (name in common, name not in own))
     fields = {name: recipe.model_fields[name] for name in names if name not in hidden}
 
     def register(adapt: Callable[[Values], Values]) -> None:

@@ -53,7 +53,12 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
             begun = _identity(recipe, drawn, vlm.model, f"{computed_in} on {device.type}")
             with _kept(recipe, begun) as kept:
                 result = score(
-                    vlm, drawn, batch_size=recipe.batch_size, decoding=recipe.decoding(), device=device, kept=kept
+                    vlm,
+                    drawn,
+                    batch_size=recipe.batch_size,
+                    decoding=recipe.decoding(),
+                    device=device,
+                    kept=kept,
                 )
     data = {
         "model": recipe.model,

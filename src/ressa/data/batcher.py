@@ -159,7 +159,10 @@ class Batcher:
         if not samples:
             raise UsageError("there are no samples to make a batch of: give at least one image-text sample.")
         texts = [self.text.render(self.limits.cleaned(sample.prompt)) for sample in samples]
-        encoded = self._processed(samples, texts)
+        encoded = {  # a tokenizer that makes nothing of a text gives floats
+            key: value.long() if key.endswith(("input_ids", "attention_mask")) else value
+            for key, value in self._processed(samples, texts).items()
+        }
         self.limits.cut_for_qformer(encoded)
         shape = encoded["input_ids"].shape
         real = encoded.get("attention_mask", torch.ones(shape)).bool()

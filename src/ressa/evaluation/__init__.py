@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from ressa.evaluation.scoring import evaluate, score
 else:
     __getattr__, __dir__ = door(
-        __name__, decoding="Decoding", drawing="TASKS Drawn draw", fitting="fitted", kept="Kept", scoring="evaluate score"
+        __name__,
+        decoding="Decoding",
+        drawing="TASKS Drawn draw",
+        fitting="fitted",
+        kept="Kept",
+        scoring="evaluate score",
     )
 
 __all__ = ["TASKS", "Decoding", "Drawn", "Kept", "draw", "evaluate", "fitted", "score"]

@@ -1,6 +1,6 @@
 """How answers and captions are generated: beams, lengths and penalties."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Tokens = tuple[int, int]
@@ -19,6 +19,10 @@ class Decoding:
     answer_length_penalty: float | None = None
     caption_length_penalty: float | None = None
     repetition_penalty: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(self).items()}
 
     def answers(self) -> dict[str, Any]:
         """What `generate` is told for answers."""

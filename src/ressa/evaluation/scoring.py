@@ -1,7 +1,6 @@
 """Scores a model on samples that were drawn, by each task's official protocol."""
 
 import time
-from dataclasses import asdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,7 +119,7 @@ def score(
         "average": sum(result["score"] for result in results.values()) / len(results),
         "split": drawn.split,
         "limit": drawn.limit,
-        "decoding": asdict(decoding),
+        "decoding": decoding.to_dict(),
         "seed": drawn.seed,
         "data": {"name": drawn.name, "fingerprint": drawn.fingerprint},
         "computed_in": str(model.dtype).removeprefix("torch."),
