@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # What docs/results.md and benchmarks/results take from a GPU, one after the other.
 #
-#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning methods repairs ablations
+#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning command processes repair7b devices
+#                                               runtime runtime_kernels methods repairs ablations
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
 #
-# `kernels`, `step` and `pruning` measure time: give them the GPU alone. The others run JOBS cells at a time; with CUDA's
-# multi-process service (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns.
+# `methods`, `repairs` and `ablations` run JOBS cells at a time; with CUDA's multi-process service
+# (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns. The others measure time: give
+# them the GPU alone.
 set -euo pipefail
 OUT=${1:?name the folder for the results}
 shift
@@ -33,6 +35,12 @@ for step in "$@"; do
     kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --steps 10 --output "$OUT/repair_step.json" ;;
     pruning) $PYTHON benchmarks/prune_speed.py --output "$OUT/prune_speed.json" --figure "$OUT/prune_speed.png" ;;
+    command) $PYTHON benchmarks/prune_command.py --work "${WORK:-$OUT}" --output "$OUT/prune_command.json" ;;
+    processes) $PYTHON benchmarks/prune_processes.py --output "$OUT/prune_processes.json" ;;
+    repair7b) $PYTHON benchmarks/repair_7b.py --output "$OUT/repair_7b.json" ;;
+    devices) $PYTHON benchmarks/devices.py --output "$OUT/devices.json" ;;
+    runtime) $PYTHON benchmarks/runtime.py --output "$OUT/runtime.json" ;;
+    runtime_kernels) $PYTHON benchmarks/runtime_kernels.py --output "$OUT/runtime_kernels.json" ;;
     methods) compare methods ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
@@ -41,6 +49,6 @@ both rank_vision=2 rank_language=4,both rank_vision=4 rank_language=8,both rank_
 both rank_language=0,both rank_vision=0,both rank_connector=0,\
 both kd_weight=0.5,both kd_weight=0.9,both temperature=2,both hidden_weight=1,\
 both samples=3200,both samples=25600" ;;
-    *) echo "there is no step '$step': choose from tests kernels step pruning methods repairs ablations" >&2; exit 2 ;;
+    *) echo "there is no step '$step': the first lines of $0 name them" >&2; exit 2 ;;
   esac
 done

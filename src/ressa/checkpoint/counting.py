@@ -1,6 +1,6 @@
 """Sparsity counted from weights: in memory, or on disk, in one pass over the files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -120,6 +120,27 @@ def count_sparsity(folder: str | Path) -> SparsityCount:
     return SparsityCount(counted, towers, manifest.prunable, manifest.outside)
 
 
+def layer_report(
+    name: str,
+    shape: tuple[int, ...],
+    anatomy: Anatomy,
+    at: Mapping[str, Location],
+    asked: str = "",
+    achieved: float = 0.0,
+) -> LayerReport:
+    """What a manifest says of a linear. at: where each lies on disk; one that is not there lies in another form."""
+    place = at.get(name, Location(""))
+    return LayerReport(
+        name=name,
+        tower=anatomy.tower_of(name),
+        shape=(shape[0], shape[1]),
+        asked=asked,
+        achieved=achieved,
+        tensor=place.key,
+        part=place.part,
+    )
+
+
 def _without_manifest(folder: Path) -> Manifest:
     """What a manifest would say of a folder that has none: its layers, from the model's structure alone."""
     # Which a folder with a manifest does not need.
@@ -130,19 +151,7 @@ def _without_manifest(folder: Path) -> Manifest:
         anatomy = find_anatomy(model)
         shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in anatomy.linears()}
         at = locate(shapes, StoredTensors(folder).shapes(), parts(model))
-    elsewhere = Location("")
-    layers = [
-        LayerReport(
-            name=name,
-            tower=anatomy.tower_of(name),
-            shape=shape,
-            asked="",
-            achieved=0,
-            tensor=at.get(name, elsewhere).key,
-            part=at.get(name, elsewhere).part,
-        )
-        for name, shape in shapes.items()
-    ]
+    layers = [layer_report(name, shape, anatomy, at) for name, shape in shapes.items()]
     return Manifest(
         kind="dense",
         source=str(folder),

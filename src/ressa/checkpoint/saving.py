@@ -13,10 +13,10 @@ from transformers import GenerationConfig
 
 from ressa.anatomy import Anatomy, find_anatomy
 from ressa.checkpoint.companions import carry_over, correct_config, is_weights
-from ressa.checkpoint.counting import by_tower, examine, reload
+from ressa.checkpoint.counting import by_tower, examine, layer_report, reload
 from ressa.checkpoint.loading import Vlm
 from ressa.checkpoint.manifest import DENSE, MANIFEST, MASKS, LayerReport, Manifest, write_manifest
-from ressa.checkpoint.stored import Location, StoredTensors, locate
+from ressa.checkpoint.stored import StoredTensors, locate
 from ressa.checkpoint.streaming import StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.files import fresh_directory
@@ -152,16 +152,14 @@ def _read_back(
                         f"{name} was written with {found[name][0]} zeros that do not keep to its mask or the pattern "
                         f"{plan.get(name, DENSE)}, or not as it is in memory: nothing was saved; prune again."
                     )
-    elsewhere = Location("")
     return [
-        LayerReport(
-            name=name,
-            tower=anatomy.tower_of(name),
-            shape=(weight.shape[0], weight.shape[1]),
+        layer_report(
+            name,
+            tuple(weight.shape),
+            anatomy,
+            at,
             asked=plan.get(name, DENSE),
             achieved=found[name][0] / weight.numel(),
-            tensor=at.get(name, elsewhere).key,
-            part=at.get(name, elsewhere).part,
         )
         for name, weight in weights.items()
     ]
