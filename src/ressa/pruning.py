@@ -217,15 +217,16 @@ def prune(
 
 
 def check_batches(batches: Sequence[Mapping[str, Tensor]]) -> None:
-    """Raises UsageError if there are no calibration inputs, or some without an image."""
+    """Raises UsageError if there are no calibration inputs, or the first, which show what a forward calls, have none
+    of an image. Others may be texts alone: the queries of late interaction.
+    """
     if not batches:
         raise UsageError("The calibration set is empty: give at least one sample with an image and a text.")
-    for batch in batches:
-        if not any("pixel_values" in name or "patches" in name for name in batch):
-            raise UsageError(
-                "The calibration set has samples without an image, so nothing would reach the vision tower: "
-                "give samples that have one."
-            )
+    if not any("pixel_values" in name or "patches" in name for name in batches[0]):
+        raise UsageError(
+            "The calibration set begins with samples without an image, so nothing would reach the vision tower: "
+            "give samples that have one."
+        )
 
 
 def _compare_globally(modules: Mapping[str, Any], plan: Plan, method: Method) -> Plan:

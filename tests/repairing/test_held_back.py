@@ -12,13 +12,14 @@ from ressa.data.sample import Sample
 from ressa.repairing import RepairConfig, repair
 from ressa.repairing.forward import Forward
 from ressa.repairing.held_back import (
-    Examination,
+    HeldBack,
+    TokenExamination,
     examine,
     hold_back,
     loss_by_frequency,
-    warn_of_dense,
     warn_of_repaired,
 )
+from ressa.repairing.token_objective import TokenObjective
 from ressa.warned import RessaWarning, recorded
 
 CPU = Forward(torch.device("cpu"))
@@ -70,28 +71,41 @@ def test_the_loss_by_frequency_is_that_of_a_model_that_counts_words():
 
 def examination(losses, right):
     count = len(losses)
-    return Examination(torch.tensor(losses), torch.full((count,), 2.0), torch.tensor(right).float())
+    return TokenExamination(torch.tensor(losses), torch.full((count,), 2.0), torch.tensor(right).float())
 
 
 def test_a_dense_model_no_better_than_frequencies_is_told():
-    dense = examination([6.0] * 8, [0] * 8)
-    with pytest.warns(RessaWarning, match="loses 3.00 nats .* no less than the 2.50"):
-        warn_of_dense(dense, 2.5)
+    class Known(TokenObjective):
+        """Knows what it would find."""
+
+        def __init__(self, baseline):
+            self.known = baseline
+
+        def examine(self, *_):
+            return examination([6.0] * 8, [0] * 8)
+
+        def baseline(self, *_):
+            return self.known
+
+    with pytest.warns(RessaWarning, match=r"loses 3.00 nats .* no less than the 2.50"):
+        HeldBack(samples(8), [], Known(2.5), CPU, 4).examine("dense", None)
     with recorded() as said:
-        warn_of_dense(dense, 3.5)
+        HeldBack(samples(8), [], Known(3.5), CPU, 4).examine("dense", None)
     assert said == []
 
 
 def test_a_repaired_model_that_is_worse_is_told():
     pruned = examination([1.0] * 16, [2] * 12 + [1] * 4)
     with pytest.warns(RessaWarning, match="WORSE"):
-        warn_of_repaired(pruned, examination([1.1] * 16, [2] * 16))
+        warn_of_repaired(pruned, examination([1.1] * 16, [2] * 16), TokenObjective)
     with pytest.warns(RessaWarning, match="from 75.0 to 25.0 %"):
-        warn_of_repaired(pruned, examination([0.9] * 16, [2] * 4 + [1] * 12))
+        warn_of_repaired(pruned, examination([0.9] * 16, [2] * 4 + [1] * 12), TokenObjective)
     with pytest.warns(RessaWarning, match="WORSE"):
-        warn_of_repaired(pruned, examination([float("nan")] * 16, [2] * 16))
+        warn_of_repaired(pruned, examination([float("nan")] * 16, [2] * 16), TokenObjective)
     with recorded() as said:
-        warn_of_repaired(pruned, examination([0.9] * 16, [2] * 11 + [1] * 5))  # one fewer: chance
+        warn_of_repaired(
+            pruned, examination([0.9] * 16, [2] * 11 + [1] * 5), TokenObjective
+        )  # one fewer: chance
     assert said == []
 
 

@@ -63,10 +63,12 @@ def fitting(samples: Sequence[Sample], vlm: "Vlm", on_bad: OnBadSample) -> list[
 
     Raises UsageError for those that it cannot, before any work starts.
     """
-    from ressa.data import Batcher
+    from ressa.data.batcher import Batcher, batcher_of
 
+    batcher = batcher_of(vlm)
+    if not isinstance(batcher, Batcher):  # a dual encoder's processor cuts texts that are too long
+        return list(samples)
     faults = Faults(on_bad)
-    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
     found = readable(samples, batcher, faults)
     faults.settle()
     if not found:

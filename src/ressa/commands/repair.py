@@ -78,6 +78,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             "teacher": result.teacher,
             "sparsity": result.sparsity,
             "held_back": result.held_back,
+            "objective": result.objective,
             "end": result.end,
             "warnings": said,
             "history": result.history,
@@ -135,8 +136,15 @@ def _held_back(report: dict[str, Any] | None) -> list[str]:
             "There were too few samples to hold any back, so evaluate the result to know what repair did."
         ]
     said = [
-        f"{name}: loss {found['loss']:.3f}, answers right {found['answers']:.1f} %"
+        f"{name}: loss {found['loss']:.3f}, {_right(found)}"
         for name in ("dense", "pruned", "repaired")
         if (found := report.get(name))
     ]
     return [f"On {report['samples']} samples held back: {'; '.join(said)}."] if said else []
+
+
+def _right(found: dict[str, float]) -> str:
+    """Answers of a model that writes; of a dual encoder, all that is known of its ranks."""
+    if "answers" in found:
+        return f"answers right {found['answers']:.1f} %"
+    return ", ".join(f"{name} {share:.1f} %" for name, share in found.items() if name != "loss")

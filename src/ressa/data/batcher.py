@@ -18,6 +18,8 @@ from ressa.data.limits import Limits
 from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample
 from ressa.data.text import Text
+from ressa.dual.batcher import PairBatcher
+from ressa.dual.structure import is_dual_encoder
 from ressa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +86,10 @@ class Batcher:
             self._append(rows, index, target)
         self.limits.check(names, [len(row) for row in rows["input_ids"]])
         return self._padded(rows, left=False) | rest
+
+    def forwards(self, samples: Sequence[Sample]) -> list[dict[str, Tensor]]:
+        """The inputs of each forward that learning from such samples takes: one."""
+        return [self.training(samples)]
 
     def generation(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs for `model.generate`: the prompts, padded on the left for decoder-only language models.
@@ -240,8 +246,8 @@ def batch_size_for(
 ) -> int:
     """How many samples to calibrate on at a time: so many that they come to `positions`. It depends on what is asked
     of the device, not on what it has free, so that the same run gives the same masks."""
-    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
-    length = max(batcher.training([sample])["input_ids"].shape[1] for sample in samples[:8])
+    batcher = batcher_of(vlm)
+    length = max(batcher.forwards([sample])[0]["input_ids"].shape[1] for sample in samples[:8])
     most = _MOST_ON_A_CPU if device.type == "cpu" else _MOST
     return max(1, min(most, positions // length, len(samples)))
 
@@ -249,12 +255,31 @@ def batch_size_for(
 def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list[dict[str, Tensor]]:
     """What a model's forward takes, for `ressa.prune` to calibrate on: images, prompts and targets as tensors.
 
-    The targets are there so that both halves of an encoder-decoder see text; see `Batcher.training`.
-    Raises UsageError for a sample without a target.
+    The targets are there so that both halves of an encoder-decoder see text; see `Batcher.training`. A dual encoder is
+    given pictures and targets, as many forwards as it takes for both (`PairBatcher.forwards`).
+    Raises UsageError for a sample without a target that needs one.
     """
-    batcher = Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
+    batcher = batcher_of(vlm)
     starts = range(0, len(samples), batch_size)
-    return [batcher.training(samples[start : start + batch_size]) for start in starts]
+    return [inputs for start in starts for inputs in batcher.forwards(samples[start : start + batch_size])]
+
+
+def batcher_of(vlm: "Vlm") -> "Batcher | PairBatcher":
+    """What makes a model's inputs: of prompts and answers, or of pairs for one that embeds them or writes nothing."""
+    if is_dual_encoder(vlm.model, vlm.processor) or not vlm.model.can_generate():
+        return PairBatcher(vlm.model, vlm.processor)
+    return Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
+
+
+def along(values: Tensor, labels: Tensor) -> Tensor:
+    """The positions of a model's outputs (batch, length, ...) that its labels (batch, L) run along: the last ones,
+    where an image's stand in front that the text does not mark (GIT). Raises UsageError where there are too few."""
+    if len(values) != len(labels) or values.shape[1] < labels.shape[1]:
+        raise UsageError(
+            f"The model's outputs {tuple(values.shape[:2])} do not run along its labels "
+            f"{tuple(labels.shape)}: this family cannot be taught by its words."
+        )
+    return values[:, values.shape[1] - labels.shape[1] :]
 
 
 def pad(rows: Rows, value: int, left: bool = False) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ressa.data import IGNORED, Batcher, Sample
-from ressa.data.batcher import pad
+from ressa.data.batcher import along, pad
 from ressa.evaluation.generation import keep_row, on_model
 from ressa.evaluation.kept import Answers, Kept
 from ressa.progress import bar
@@ -75,7 +75,7 @@ def log_likelihoods(model: Any, batcher: Batcher, samples: Sequence[Sample]) -> 
     """The definition, on one batch: Σ log p over each sample's target tokens, float32 (B,)."""
     inputs = on_model(batcher.training(samples), model)
     labels = inputs["labels"]
-    logits = model(**inputs).logits
+    logits = along(model(**inputs).logits, labels)
     if not batcher.encoder_decoder:  # position t predicts token t + 1
         logits, labels = logits[:, :-1], labels[:, 1:]
     return _picked(logits, labels)

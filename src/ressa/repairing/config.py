@@ -23,7 +23,8 @@ class RepairConfig(BaseModel):
         masked_finetune: every kept weight of the tuned layers is trained.
         reconstruct: block by block, the kept weights learn the dense block's outputs; no labels, no training
             of the whole. As `warm_start` it comes before any other method.
-    Objectives: task (cross-entropy), kd (the teacher's logits), both ((1−λ)·task + λ·KL).
+    Objectives: task (cross-entropy; of a dual encoder, its contrastive loss), kd (the teacher's logits; of a dual
+    encoder, its similarities), both ((1−λ)·task + λ·KL).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +39,7 @@ class RepairConfig(BaseModel):
     temperature: Above0 = 1.0
     kd_reduction: Literal["tokens", "batch"] = "tokens"  # "batch": the paper's code, see LogitDistillation
     hidden_weight: From0 = 0.0  # adds hidden-state distillation over the language tower's blocks
+    embedding_weight: From0 = 1.0  # of a dual encoder's embeddings, where there is a teacher
     teacher: Literal["auto", "shared", "separate"] = "auto"
 
     warm_start: bool = False

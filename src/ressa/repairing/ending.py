@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ressa.data.batcher import Batcher
+from ressa.data.batcher import Batcher, along
 from ressa.data.ending import Ending
 from ressa.data.sample import Sample
 from ressa.repairing.forward import Forward, logits_of
@@ -51,7 +51,7 @@ def probabilities(
     """Ending → the probability of its first token behind each sample's target, mean over the samples."""
     batch = batcher.training(samples)
     with forward.of(model) as run:
-        logits = logits_of(run(batch))
+        logits = along(logits_of(run(batch)), batch["labels"])
     rows = _behind_the_answer(logits, batch["labels"].to(logits.device), batcher)
     shares = rows.float().softmax(-1).mean(0)
     return {ending: float(shares[ending.ids[0]]) for ending in batcher.text.endings.candidates}

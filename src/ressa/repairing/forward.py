@@ -25,6 +25,18 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def plain(network: nn.Module) -> nn.Module:
+    """The model within its adapters."""
+    return network.get_base_model() if isinstance(network, PeftModel) else network
+
+
+def cast_floats(inputs: Any, dtype: torch.dtype) -> Any:
+    """Inputs, however nested, with what is floating-point in a dtype."""
+    if isinstance(inputs, Mapping):
+        return {name: cast_floats(value, dtype) for name, value in inputs.items()}
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
 @contextmanager
 def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tensor]) -> Iterator[None]:
     """Append the output (batch, length, width) of each named module to `outputs` as it runs."""
@@ -32,8 +44,7 @@ def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tenso
     def record(_module: nn.Module, _args: Any, output: Any) -> None:
         outputs.append(output if isinstance(output, Tensor) else output[0])
 
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
-    handles = [network.get_submodule(name).register_forward_hook(record) for name in names]
+    handles = [plain(model).get_submodule(name).register_forward_hook(record) for name in names]
     try:
         yield
     finally:

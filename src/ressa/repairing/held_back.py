@@ -1,12 +1,12 @@
 """Samples that no repair trains on, to say what it did: loss and right answers of the dense, the pruned and the
-repaired model on them."""
+repaired model on them; `examine` tries those that generate text."""
 
 import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ressa.progress import track
 from ressa.repairing.forward import Forward, logits_of
 from ressa.repairing.losses import IGNORED, align
 from ressa.warned import warn
+
+if TYPE_CHECKING:
+    from ressa.repairing.objective import Examination, Objective
 
 SHARE = 10  # at most one sample in so many is held back
 LEAST = 8  # fewer tell nothing
@@ -46,7 +49,7 @@ def hold_back(samples: Sequence[Sample], most: int, seed: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Examination:
+class TokenExamination:
     """How one model does on the samples held back; float32 (samples,) each.
 
     losses: Σ −log p over a target's tokens, its end included. tokens: how many they are. right: how many of them
@@ -80,35 +83,35 @@ class Examination:
 class HeldBack:
     """The samples held back, and what is found on them.
 
-    report: JSON-able; how many `samples`, `by_frequency` (see `loss_by_frequency`), and by the name of each model
-    that was examined its scores. Empty where there were too few samples to hold any back.
+    report: JSON-able; how many `samples`, `baseline` (the loss of someone who sees no picture), and by the name of each
+    model that was examined its scores. Empty where there were too few samples to hold any back.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
         others: Sequence[Sample],
-        batcher: Batcher,
+        objective: "Objective",
         forward: Forward,
         batch_size: int,
     ) -> None:
         """others: the samples that are trained on. batch_size: of a forward pass."""
         self.samples = list(samples)
-        self.batcher = batcher
+        self.objective = objective
         self.forward = forward
         self.batch_size = batch_size
         self.found: dict[str, Examination] = {}
         self.report: dict[str, Any] = {}
         if samples:
-            by_frequency = round(loss_by_frequency(batcher, others, samples), 4)
-            self.report = {"samples": len(samples), "by_frequency": by_frequency}
+            baseline = round(objective.baseline(others, samples), 4)
+            self.report = {"samples": len(samples), "baseline": baseline}
 
     def examine(self, name: str, model: nn.Module) -> None:
         """Have the `dense`, `pruned` or `repaired` model tried on them; warns of what is wrong with it."""
         if not self.samples:
             return
         try:
-            found = examine(model, self.batcher, self.samples, self.forward, self.batch_size, name)
+            found = self.objective.examine(model, self.samples, self.forward, self.batch_size, name)
         except torch.OutOfMemoryError:
             self.samples = []
             warn(
@@ -118,10 +121,10 @@ class HeldBack:
             return
         self.found[name] = found
         self.report[name] = found.scores()
-        if name == "dense":
-            warn_of_dense(found, self.report["by_frequency"])
+        if name == "dense" and not found.loss < self.report["baseline"]:
+            warn(self.objective.doubts(found, self.report["baseline"]))
         elif name == "repaired" and "pruned" in self.found:
-            warn_of_repaired(self.found["pruned"], found)
+            warn_of_repaired(self.found["pruned"], found, self.objective)
 
 
 @torch.no_grad()
@@ -132,7 +135,7 @@ def examine(
     forward: Forward,
     batch_size: int,
     name: str = "dense",
-) -> Examination:
+) -> TokenExamination:
     """Forward passes over the samples, without gradients, where repair computes. name: of the model, as it is told."""
     losses, tokens, right = [], [], []
     starts = range(0, len(samples), batch_size)
@@ -153,7 +156,7 @@ def examine(
             losses.append(by_sample(F.cross_entropy(rows, targets, reduction="none")))
             tokens.append(by_sample(torch.ones_like(targets)))
             right.append(by_sample(rows.argmax(-1) == targets))
-    return Examination(torch.cat(losses), torch.cat(tokens), torch.cat(right))
+    return TokenExamination(torch.cat(losses), torch.cat(tokens), torch.cat(right))
 
 
 def loss_by_frequency(batcher: Batcher, known: Sequence[Sample], asked: Sequence[Sample]) -> float:
@@ -165,28 +168,15 @@ def loss_by_frequency(batcher: Batcher, known: Sequence[Sample], asked: Sequence
     return -sum(math.log((counts[token] + 1) / (total + kinds)) for token in tokens) / len(tokens)
 
 
-def warn_of_dense(dense: Examination, by_frequency: float) -> None:
-    """Says that the dense model was not trained on such prompts or targets, if it does no better than frequencies.
-
-    Any model that understands the task beats someone who only knows how often each word occurs.
-    """
-    if not dense.loss < by_frequency:
-        warn(
-            f"The dense model itself loses {dense.loss:.2f} nats a token on {len(dense.tokens)} samples held back, no "
-            f"less than the {by_frequency:.2f} of knowing only how often each token occurs: these prompts or targets "
-            "are not what it was trained on, and repair would teach them to it; check the data and the processor."
-        )
-
-
-def warn_of_repaired(pruned: Examination, repaired: Examination) -> None:
+def warn_of_repaired(pruned: "Examination", repaired: "Examination", objective: "Objective") -> None:
     """Says that repair made the model worse: a higher loss, or fewer right answers than chance explains."""
     lost = repaired.answers - pruned.answers
     error = float(lost.std()) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
     fewer = float(lost.mean()) < -2 * error
     if not repaired.loss <= pruned.loss or fewer:
-        was, is_now = pruned.scores(), repaired.scores()
+        was, is_now = (100 * float(each.answers.mean()) for each in (pruned, repaired))
         warn(
-            f"REPAIR MADE THE MODEL WORSE: on {len(lost)} samples held back its loss went from {was['loss']:.3f} to "
-            f"{is_now['loss']:.3f} nats a token, its right answers from {was['answers']} to {is_now['answers']} %; "
+            f"REPAIR MADE THE MODEL WORSE: on {len(lost)} samples held back its loss went from {pruned.loss:.3f} to "
+            f"{repaired.loss:.3f} {objective.unit}, its {objective.answer} from {was:.1f} to {is_now:.1f} %; "
             "keep the pruned model, or repair with a lower learning rate or other data."
         )

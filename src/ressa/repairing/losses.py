@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100  # the label of a position that is not supervised
+from ressa.data.batcher import IGNORED, along
 
 Count = int | Tensor | None
 
@@ -22,8 +22,9 @@ def align(logits: Tensor, labels: Tensor, *, shift: bool) -> tuple[Tensor, Tenso
     """Logits (batch, length, ...) beside the labels (batch, length) they predict, one position a row.
 
     shift: the logits at t predict the label at t + 1 (decoder-only), not the one at t (encoder-decoder).
-    Returns (positions, ...) and (positions,).
+    Returns (positions, ...) and (positions,). Raises UsageError where the logits do not run along the labels (`along`).
     """
+    logits = along(logits, labels)
     if shift:
         logits, labels = logits[:, :-1], labels[:, 1:]
     return logits.flatten(0, 1), labels.flatten()

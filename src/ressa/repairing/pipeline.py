@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from ressa.anatomy import Anatomy, find_anatomy
-from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import means_bf16
@@ -20,9 +19,10 @@ from ressa.provenance import fingerprint
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import claim
 from ressa.repairing.config import RepairConfig
-from ressa.repairing.ending import settled_batcher
 from ressa.repairing.forward import Forward, lean_forward
 from ressa.repairing.held_back import HeldBack, hold_back
+from ressa.repairing.objective import Objective
+from ressa.repairing.objectives import find_objective, within_reach
 from ressa.repairing.reconstruction import reconstruct, reconstruction_batches
 from ressa.repairing.student import check_ranks, discard_student, finish_student, make_student
 from ressa.repairing.teacher import teacher_form
@@ -50,7 +50,8 @@ class RepairResult:
     vlm: the repaired model, of plain layers. history: one entry a step with loss, task_loss, kd_loss,
     learning_rate, grad_norm. trained: number of trainable parameters. sparsity: share of zeros of the masked
     layers, before and after. teacher: "shared", "separate", "cached" or "none". blocks: what reconstruction did, one
-    entry a block with its error before and after (`loss`). held_back: scores of the dense, the pruned and the
+    entry a block with its error before and after (`loss`). objective: "words" or "pairs", or "none" where only blocks
+    were reconstructed. held_back: scores of the dense, the pruned and the
     repaired model on samples that were not trained on (`HeldBack.report`), empty where samples were too few.
     end: what the targets were taught to end with, and who says so; empty where the family has no such token.
     """
@@ -64,6 +65,7 @@ class RepairResult:
     blocks: list[dict[str, Any]] = field(default_factory=list)
     held_back: dict[str, Any] = field(default_factory=dict)
     end: str = ""
+    objective: str = "words"
 
 
 @on_plain_linears
@@ -78,22 +80,25 @@ def repair(
 ) -> RepairResult:
     """Train a pruned model to answer like the dense one, and merge what it learned into its weights.
 
+    A dual encoder learns to tell pairs and to embed as the dense one does. A model of neither kind, and one for whose
+    pictures there are no texts, has its blocks reconstructed instead, which is said.
+
     Args:
         pruned: the pruned model; it becomes the repaired one (the result holds the same object).
         masks: layer name → bool (out, in), True = kept: what `prune` returned or the result folder holds.
         dense: the model before pruning, left as it is; or its parameters by name, read one at a time (one
             copy of the weights is then in memory); or its logits from `cache_logits`; None if the objective
             needs no teacher.
-        samples: image, prompt and target each.
+        samples: image, prompt and target each; a dual encoder's prompts are not looked at.
         work_dir: folder for checkpoints; a run that was cut short goes on from the last one.
 
     Raises UsageError when the masks are not the model's or the teacher cannot be had, RunError when the loss
     diverges or a zero moved. After an error in training the pruned model is as it was before (but for masked
     fine-tuning, which trains its own weights).
     """
-    config = config or RepairConfig()
     if not samples:
         raise UsageError("There are no samples to repair with: give a data set with at least one.")
+    config = within_reach(config or RepairConfig(), pruned, samples)
     if not masks:
         raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
     model: nn.Module = pruned.model
@@ -136,16 +141,16 @@ def _repair(
     forward = Forward(device, means_bf16(config.precision, device))
     with restored(model):
         judge = weights if isinstance(weights, nn.Module) else model
-        batcher = _batcher(pruned, judge, weights, kept, forward)
+        objective = find_objective(pruned, judge, weights, kept, forward, config, anatomy)
         tested = HeldBack(
-            [samples[number] for number in sorted(held)], kept, batcher, forward, config.batch_size
+            [samples[number] for number in sorted(held)], kept, objective, forward, config.batch_size
         )
         if isinstance(weights, nn.Module):
             tested.examine("dense", weights)
         tested.examine("pruned", model)
         set_seed(config.seed)
         if config.reconstructs:
-            batches = reconstruction_batches(batcher, kept, config)
+            batches = reconstruction_batches(objective.batcher, kept, config)
             blocks = reconstruct(
                 model,
                 cast(nn.Module, weights),
@@ -163,7 +168,7 @@ def _repair(
                 masks,
                 anatomy,
                 Samples(samples, numbers),
-                batcher,
+                objective,
                 config,
                 work_dir,
                 teacher,
@@ -181,22 +186,9 @@ def _repair(
         teacher=form,
         blocks=blocks,
         held_back=tested.report,
-        end=str(batcher.text.end or ""),
+        end=objective.end,
+        objective=objective.name,
     )
-
-
-def _batcher(
-    vlm: "Vlm",
-    judge: nn.Module,
-    teacher: DenseWeights | CachedLogits | None,
-    samples: Sequence[Sample],
-    forward: Forward,
-) -> Batcher:
-    """What makes batches of samples whose targets end as the dense model's answers do."""
-    if isinstance(teacher, CachedLogits):
-        generation = getattr(vlm.model, "generation_config", None)
-        return Batcher(vlm.processor, vlm.model.config, generation, end=teacher.end)
-    return settled_batcher(vlm, judge, samples, forward)
 
 
 def _train(
@@ -204,7 +196,7 @@ def _train(
     masks: Masks,
     anatomy: Anatomy,
     samples: Samples,
-    batcher: Batcher,
+    objective: Objective,
     config: RepairConfig,
     work_dir: Path | None,
     dense: DenseWeights | CachedLogits | None,
@@ -221,7 +213,7 @@ def _train(
             student = make_student(model, masks, anatomy, config, dense_weights=shared)
             trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
             teacher = student if shared else cast(nn.Module | CachedLogits | None, dense)
-            history = train(student, teacher, anatomy, samples, batcher, config, work_dir=work_dir)
+            history = train(student, teacher, anatomy, samples, objective, config, work_dir=work_dir)
         except BaseException:
             discard_student(student, masks)
             raise

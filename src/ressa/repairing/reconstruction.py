@@ -20,20 +20,20 @@ from ressa.anatomy import Anatomy
 from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.turns import Turn, turns
 from ressa.checkpoint.kept import keep_tensors, kept_tensors
-from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.errors import RunError
 from ressa.processes import is_first
 from ressa.repairing.checkpoints import RECONSTRUCTION
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.fitting import Examples, fit
+from ressa.repairing.objective import Batches
 from ressa.repairing.weights import Masks, weight_of
 
 SMALLEST, LARGEST, STEPS = 8, 32, 128
 
 
 def reconstruction_batches(
-    batcher: Batcher, samples: Sequence[Sample], config: RepairConfig
+    batcher: Batches, samples: Sequence[Sample], config: RepairConfig
 ) -> list[dict[str, Tensor]]:
     """Model inputs of the first of the samples: as many as the config asks for, or as its tokens allow."""
     most = min(config.reconstruct_samples, len(samples))
@@ -43,8 +43,11 @@ def reconstruction_batches(
     for start in range(0, most, size):
         if tokens >= config.reconstruct_tokens:
             break
-        batches.append(batcher.training(samples[start : min(start + size, most)]))
-        tokens += int(batches[-1]["attention_mask"].sum())
+        made = batcher.forwards(samples[start : min(start + size, most)])
+        batches += made
+        tokens += sum(
+            int(each.get("attention_mask", torch.ones_like(each["input_ids"])).sum()) for each in made
+        )
     return batches
 
 

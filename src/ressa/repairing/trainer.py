@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher: resume, callbacks, accumulation, DDP and FSDP2 are the Trainer's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -14,19 +14,10 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ressa.errors import RunError, UsageError
-from ressa.repairing.cached import CachedLogits
+from ressa.errors import RunError
 from ressa.repairing.checkpoints import seal
-from ressa.repairing.config import RepairConfig
-from ressa.repairing.forward import logits_of, recorded_outputs
-from ressa.repairing.losses import (
-    IGNORED,
-    HiddenStateDistillation,
-    LogitDistillation,
-    TaskLoss,
-    TopKDistillation,
-    align,
-)
+from ressa.repairing.forward import cast_floats
+from ressa.repairing.objective import Objective
 from ressa.repairing.sharded import gather_state, gather_trained, scatter_state
 from ressa.repairing.teacher import Teacher
 
@@ -34,17 +25,15 @@ TRAINABLE_FILE = "model.safetensors"
 
 
 class RepairTrainer(Trainer):
-    """Minimises (1−λ)·task + λ·KL(teacher ‖ student) + μ·hidden states, means over the supervised tokens.
+    """Minimises the weighted sum of an objective's losses, each a mean over the whole step.
 
-    The mean is over the whole step: every micro-batch of every process divides its sums by the step's totals,
-    so that accumulation and data parallelism change nothing.
+    Every micro-batch of every process divides its sums by the step's totals, so that accumulation and data
+    parallelism change nothing.
 
     Args (beside the Trainer's):
-        config: weights, temperature and forms of the losses.
-        shift: whether logits predict the next label (decoder-only) or their own (encoder-decoder).
-        teacher: the dense model, or cache: its logits on disk; one of them where the config weighs it.
+        objective: what is learned, and from what.
+        teacher: the dense model, where the objective weighs it.
         bf16: run under autocast to bfloat16 (not the Trainer's own, which copies all logits to float32).
-        blocks: names of the blocks whose outputs hidden-state distillation compares.
         learning_rates: parameter name → learning rate, where it is not the common one.
     """
 
@@ -53,29 +42,19 @@ class RepairTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        config: RepairConfig,
-        shift: bool,
+        objective: Objective,
         teacher: Teacher | None = None,
-        cache: CachedLogits | None = None,
         bf16: bool = False,
-        blocks: Sequence[str] = (),
         learning_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the same, for transformers before loss_is_scaled_for_ga
         self.student = self.network
-        self.config = config
-        self.shift = shift
+        self.objective: Objective = objective
         self.teacher = teacher
-        self.cache = cache
         self.bf16 = bf16
-        self.blocks = list(blocks) if config.hidden_weight else []
         self.learning_rates = dict(learning_rates or {})
-        self.task_loss = TaskLoss()
-        self.logit_loss = LogitDistillation(config.temperature, config.kd_reduction)
-        self.known_loss = TopKDistillation(config.temperature)
-        self.hidden_loss = HiddenStateDistillation()
         self._parts: dict[str, Tensor] = {}  # the unweighted losses of the step that is being logged
 
     @property
@@ -86,17 +65,12 @@ class RepairTrainer(Trainer):
     # -- the loss -----------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The batches of one step and, as a tensor (2,), how many tokens and samples all processes have."""
+        """The batches of one step and, as a tensor, what of all processes' batches its losses are means over."""
         batches = list(islice(epoch_iterator, num_batches))
-        counts = self._counts([batch["labels"] for batch in batches]).to(device)
+        counts = self.objective.counts(batches).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return batches, counts
-
-    def _counts(self, labels: Sequence[Tensor]) -> Tensor:
-        """Supervised tokens and samples of labels (batch, length), as a tensor (2,)."""
-        tokens = sum(int(((x[:, 1:] if self.shift else x) != IGNORED).sum()) for x in labels)
-        return torch.tensor([tokens, sum(len(x) for x in labels)])
 
     def compute_loss(
         self,
@@ -105,58 +79,18 @@ class RepairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        labels = inputs["labels"]
-        numbers = inputs.pop("sample_numbers", None)
-        dtype = next(self.network.parameters()).dtype
-        inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         if num_items_in_batch is None:
-            num_items_in_batch = self._counts([labels]).to(labels.device)
-        tokens, samples = num_items_in_batch.clamp_min(1)
-        ours: list[Tensor] = []
-        theirs: list[Tensor] = []
-        teacher_logits = None
-        if self.teacher is not None and self.cache is None:
-            with recorded_outputs(self.teacher.network, self.blocks, theirs):
-                teacher_logits = logits_of(self.teacher(inputs))
-            teacher_logits, targets = self._positions(teacher_logits, labels)
-            torch.clear_autocast_cache()  # weights cast without gradients are of no use to the student
-            theirs = [self._positions(states, labels)[0] for states in theirs]
-        with recorded_outputs(self.network, self.blocks, ours):
-            outputs = model(**inputs)
-        logits, targets = self._positions(logits_of(outputs), labels)
-        config = self.config
-        parts: dict[str, tuple[float, Tensor]] = {}
-        if config.task_weight:
-            parts["task_loss"] = (config.task_weight, self.task_loss(logits, targets, tokens))
-        if config.logit_weight and teacher_logits is not None:
-            count = tokens if config.kd_reduction == "tokens" else samples
-            divergence = self.logit_loss(logits, teacher_logits, targets, count)
-            parts["kd_loss"] = (config.logit_weight, divergence)
-        elif config.logit_weight and self.cache is not None:
-            known = self.cache.rows(numbers.tolist(), logits.device)
-            parts["kd_loss"] = (config.logit_weight, self.known_loss(logits, *known, tokens))
-        if config.hidden_weight:
-            ours = [self._positions(states, labels)[0] for states in ours]
-            parts["hidden_loss"] = (config.hidden_weight, self.hidden_loss(ours, theirs, targets, tokens))
+            num_items_in_batch = self.objective.counts([inputs]).to(self.args.device)
+        inputs = cast_floats(inputs, next(self.network.parameters()).dtype)
+        parts = self.objective.losses(
+            model, self.network, self.teacher, inputs, num_items_in_batch.clamp_min(1)
+        )
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         for name, (_, value) in parts.items():
             self._parts[name] = self._parts.get(name, 0) + value.detach()
         # DDP averages the gradients of the processes, each of which holds its share of a sum.
         loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def _positions(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of (batch, length, ...) that the losses need, with their targets."""
-        if values.shape[:2] != labels.shape:
-            raise UsageError(
-                f"The model's outputs {tuple(values.shape[:2])} do not run along its labels "
-                f"{tuple(labels.shape)}: this family cannot be repaired."
-            )
-        rows, targets = align(values, labels, shift=self.shift)
-        if self.config.kd_reduction == "batch":  # the paper's form counts padding
-            return rows, targets
-        supervised = targets != IGNORED
-        return rows[supervised], targets[supervised]
+        return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the single losses. Raises RunError when the loss is no longer a number."""

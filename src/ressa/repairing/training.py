@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ressa import progress
 from ressa.anatomy import Anatomy
-from ressa.data.batcher import Batcher
 from ressa.data.sample import Sample
 from ressa.device import find_device
 from ressa.errors import UsageError
@@ -24,6 +23,7 @@ from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import last_checkpoint
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import eager_attention, lean_forward, walked_once
+from ressa.repairing.objective import Objective
 from ressa.repairing.sharded import choose_shards, gather_trained, make_twin
 from ressa.repairing.teacher import SeparateTeacher, SharedTeacher
 from ressa.repairing.trainer import RepairTrainer
@@ -45,13 +45,13 @@ class Samples(Dataset):
 
 
 class Collator:
-    """Numbered samples to a batch of model inputs, with the `sample_numbers` (batch,) where they are wanted."""
+    """Numbered samples to a batch of an objective, with the `sample_numbers` (batch,) where it wants them."""
 
-    def __init__(self, batcher: Batcher, *, numbered: bool) -> None:
-        self.batcher = batcher
-        self.numbered = numbered
+    def __init__(self, objective: Objective) -> None:
+        self.batcher = objective.batcher
+        self.numbered = objective.numbered
 
-    def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Any]:
         batch = self.batcher.training([sample for _, sample in items])
         if self.numbered:
             batch["sample_numbers"] = torch.tensor([number for number, _ in items])
@@ -63,7 +63,7 @@ def train(
     teacher: nn.Module | CachedLogits | None,
     anatomy: Anatomy,
     samples: Samples,
-    batcher: Batcher,
+    objective: Objective,
     config: RepairConfig,
     *,
     work_dir: Path | None = None,
@@ -78,20 +78,14 @@ def train(
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
         bf16 = means_bf16(config.precision, training_device(config))
-        cache = teacher if isinstance(teacher, CachedLogits) else None
         dense = teacher if isinstance(teacher, nn.Module) else None
-        chains = list(anatomy.chains("language"))
-        decoders = [chain for chain in chains if chain.reads_labels] or chains
         trainer = RepairTrainer(
             student,  # type: ignore[arg-type]
             arguments,
-            data_collator=Collator(batcher, numbered=cache is not None),
+            data_collator=Collator(objective),
             train_dataset=samples,
-            config=config,
-            shift=not batcher.encoder_decoder,
-            cache=cache,
+            objective=objective,
             bf16=bf16,
-            blocks=[block.name for chain in decoders for block in chain.blocks],
             learning_rates=_learning_rates(student, anatomy, config),
         )
         if trainer.is_deepspeed_enabled:

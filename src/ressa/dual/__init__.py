@@ -1,0 +1,27 @@
+"""Dual encoders: models that embed pictures and texts into one space (CLIP, SigLIP, BLIP's retrieval, ColPali, …)."""
+
+from typing import TYPE_CHECKING
+
+from ressa.doors import door
+
+if TYPE_CHECKING:
+    from ressa.dual.batcher import PairBatcher
+    from ressa.dual.encoder import DualEncoder, Embeddings, similarity
+    from ressa.dual.structure import is_dual_encoder, is_late, itm_switch
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        batcher="PairBatcher",
+        encoder="DualEncoder Embeddings similarity",
+        structure="is_dual_encoder is_late itm_switch",
+    )
+
+__all__ = [
+    "DualEncoder",
+    "Embeddings",
+    "PairBatcher",
+    "is_dual_encoder",
+    "is_late",
+    "itm_switch",
+    "similarity",
+]
