@@ -23,6 +23,7 @@ def dense(request, world, tmp_path_factory):
     shutil.copytree(getattr(world, request.param), folder)
     assert (folder / "qformer_tokenizer").is_dir() == (request.param == "instructblip")
     (folder / "LICENSE").write_text("Do as you like.\n")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (folder / "generation_config.json").write_text(
         '{"eos_token_id": 1, "pad_token_id": 0, "temperature": 0.2}'
     )
@@ -55,8 +56,9 @@ def twice(dense, world, tmp_path_factory):
 @pytest.mark.parametrize("stage", ["pruned-a", "repaired-a"])
 def test_all_but_the_weights_is_the_input_s_byte_for_byte(dense, twice, stage):
     made, given = contents(twice / stage), contents(dense)
-    for name in (WEIGHTS, MANIFEST, MASKS):
+    for name in (WEIGHTS, MANIFEST, MASKS, "README.md"):
         made.pop(name)
+    given["README.base.md"] = given.pop("README.md")
     for name in (
         WEIGHTS,
         "training_args.bin",

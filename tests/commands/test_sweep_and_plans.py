@@ -21,6 +21,9 @@ def test_a_sweep_writes_its_csv_and_figure_and_is_not_done_twice(world, ressa, t
         assert image.width > 900
     again = ressa("sweep", world.llava, "-o", out, "--method", "magnitude", *FEW, *where, "--json")
     assert len(json.loads(again.out)["rows"]) == 17
+    (tmp_path / "again.yaml").write_text(ressa("inspect", out, "--recipe").out)
+    told = ressa("run", tmp_path / "again.yaml", "--json")
+    assert json.loads(told.out) == json.loads(again.out)
     assert [path.stat().st_mtime_ns for path in sorted((out / "points").iterdir())] == stamps
 
 

@@ -2,7 +2,7 @@
 
 The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
-weights), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
+weights), `card` (its model card), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
 cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk),
 `placing` (whether they do), `quantized` (weights that are not plain), `packed` (pruned weights as small as they are),
 `writing` (a file of tensors, one by one).
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ressa.doors import door
 
 if TYPE_CHECKING:
+    from ressa.checkpoint.card import add_scores, recipe_yaml
     from ressa.checkpoint.counting import CountedLayer, SparsityCount, count_sparsity, measure
     from ressa.checkpoint.kept import keep_tensors, kept_tensors
     from ressa.checkpoint.loading import Vlm, empty_model, load
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
         DENSE,
         MANIFEST,
         MASKS,
+        SCORES,
         LayerReport,
         Manifest,
+        descent,
         read_manifest,
         read_masks,
     )
@@ -35,10 +38,11 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = door(
         __name__,
+        card="add_scores recipe_yaml",
         counting="CountedLayer SparsityCount count_sparsity measure",
         kept="keep_tensors kept_tensors",
         loading="Vlm empty_model load",
-        manifest="DENSE MANIFEST MASKS LayerReport Manifest read_manifest read_masks",
+        manifest="DENSE MANIFEST MASKS SCORES LayerReport Manifest descent read_manifest read_masks",
         packed="Sizes pack_folder save_packed unpack_folder",
         place="find lasting_name",
         placing="place_weights",
@@ -52,6 +56,7 @@ __all__ = [
     "DENSE",
     "MANIFEST",
     "MASKS",
+    "SCORES",
     "CountedLayer",
     "FinishedBlocks",
     "LayerReport",
@@ -61,8 +66,10 @@ __all__ = [
     "StoredTensors",
     "StreamedWeights",
     "Vlm",
+    "add_scores",
     "check_fits",
     "count_sparsity",
+    "descent",
     "empty_model",
     "find",
     "keep_tensors",
@@ -75,6 +82,7 @@ __all__ = [
     "place_weights",
     "read_manifest",
     "read_masks",
+    "recipe_yaml",
     "save",
     "save_packed",
     "size_of",

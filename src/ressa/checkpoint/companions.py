@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from ressa.checkpoint.manifest import MANIFEST, MASKS
+from ressa.checkpoint.manifest import MANIFEST, MASKS, SCORES
 from ressa.checkpoint.place import CONFIG
 from ressa.errors import UsageError, brief
 from ressa.files import write_json
@@ -106,7 +106,7 @@ def is_weights(path: Path) -> bool:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in (MANIFEST, MASKS):
+        if path.name.startswith(".") or path.name in (MANIFEST, MASKS, SCORES):
             continue
         if path.is_file() and not is_weights(path):
             yield path

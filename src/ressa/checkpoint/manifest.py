@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from ressa.checkpoint.place import lasting_name
 from ressa.errors import UsageError
 from ressa.files import write_json
 from ressa.fused import Part
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "ressa.json"
 MASKS = "ressa_masks.safetensors"
+SCORES = "ressa_scores.json"  # what `ressa evaluate --card` found: the model's name → its result
 DENSE = "dense"
+PARENT = "parent"  # what tells, in a manifest's recipe, which result it began with; no key of a recipe itself
 
 
 class LayerReport(BaseModel):
@@ -44,7 +47,9 @@ class Manifest(BaseModel):
     dense ones too) and `towers` (share of zeros in the prunable linears of each). computed_in: the dtype of the
     weights as they were pruned or repaired, which need not be the one they are stored in. seconds: what pruning or
     repair took. prunable: tower → the share of its blocks' weights that lies in prunable linears; outside: modules
-    with linears in no tower. spent: where the time of the whole run went (load, calibrate, prune, save), in seconds."""
+    with linears in no tower. spent: where the time of the whole run went (load, calibrate, prune, save), in seconds.
+    besides: what else the run was told that is not at its default (`BaseRecipe.besides`). base: the dense model that
+    all began with; parents: the recipes of the runs that lead from there to `source`, in order."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,6 +57,9 @@ class Manifest(BaseModel):
     kind: Literal["pruned", "repaired", "dense"]
     source: str
     recipe: dict[str, Any] = Field(default_factory=dict)
+    besides: dict[str, Any] = Field(default_factory=dict)
+    base: str = ""
+    parents: list[dict[str, Any]] = Field(default_factory=list)
     seed: int = 0
     calibration: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -63,6 +71,22 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     spent: dict[str, float] = Field(default_factory=dict)
     computed_in: str = ""
+
+    def told(self, output: str) -> list[dict[str, Any]]:
+        """The recipes that lead from the base to this very result at `output`, in order, as plain values."""
+        if not self.recipe:  # made from Python
+            return list(self.parents)
+        rest = {key: value for key, value in self.recipe.items() if key not in ("command", "model", PARENT)}
+        own = {"command": self.recipe.get("command"), "model": self.recipe.get("model"), "output": output}
+        return [*self.parents, {**own, **rest, **self.besides}]
+
+
+def descent(model: str) -> dict[str, Any]:
+    """`base` and `parents` of what a run makes of `model`, a name or folder that is there."""
+    if not (Path(model) / MANIFEST).is_file():
+        return {"base": lasting_name(model), "parents": []}
+    manifest = read_manifest(model)
+    return {"base": manifest.base or manifest.source, "parents": manifest.told(model)}
 
 
 def write_manifest(folder: Path, manifest: Manifest, masks: Mapping[str, "Tensor"]) -> None:

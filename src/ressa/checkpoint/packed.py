@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ressa.checkpoint.card import renew_use
 from ressa.checkpoint.companions import carry_over
 from ressa.checkpoint.loading import Vlm
-from ressa.checkpoint.manifest import MANIFEST, Manifest, read_manifest, read_masks, write_masks
+from ressa.checkpoint.manifest import MANIFEST, SCORES, Manifest, read_manifest, read_masks, write_masks
 from ressa.checkpoint.place import CONFIG, find, read_config
 from ressa.checkpoint.saving import save
 from ressa.checkpoint.stored import INDEX, StoredTensors
@@ -98,6 +99,7 @@ def pack_folder(folder: str | Path, output: str | Path) -> Sizes:
         layers = {names[key]: "2:4" if form == "2:4" else kept for key, (form, kept) in forms.items()}
         described = {"layers": layers, "quant_method": METHOD, "version": VERSION}
         _write_config(work, {**config, "quantization_config": described})
+        renew_use(work)
         if left:
             write_masks(work, masks.in_order(list(left)))
     before = {key: place.size for key, place in stored.places.items()}
@@ -145,6 +147,7 @@ def unpack_folder(folder: str | Path, output: str | Path) -> Sizes:
         _copy_index(source, work, shards)
         _copy_beside(source, work)
         _write_config(work, {key: value for key, value in config.items() if key != "quantization_config"})
+        renew_use(work)
         if (source / MANIFEST).is_file():
             masks = read_masks(source)
             order = [report.name for report in read_manifest(source).layers if report.name in masks]
@@ -207,5 +210,6 @@ def _copy_index(source: Path, work: Path, shards: Mapping[str, Mapping[str, Entr
 
 def _copy_beside(source: Path, work: Path) -> None:
     carry_over(source, work)
-    if (source / MANIFEST).is_file():
-        shutil.copyfile(source / MANIFEST, work / MANIFEST)
+    for name in (MANIFEST, SCORES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, work / name)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from ressa.anatomy import Anatomy, find_anatomy
+from ressa.checkpoint.card import write_card
 from ressa.checkpoint.companions import carry_over, correct_config, is_weights
 from ressa.checkpoint.counting import by_tower, examine, layer_report, reload
 from ressa.checkpoint.loading import Vlm
@@ -34,7 +35,7 @@ def save(
     max_shard_size: str = "5GB",
     streamed: StreamedWeights | None = None,
 ) -> Manifest:
-    """Write a plain Hugging Face folder with manifest and masks; it appears whole or not at all.
+    """Write a plain Hugging Face folder with manifest, masks and model card; it appears whole or not at all.
 
     masks: layer name → bool (out, in), True = kept, for every layer of `manifest.plan`. streamed: the model's
     weights, if they stay on disk: then pruned ones are in their place already. What was written is
@@ -53,6 +54,7 @@ def save(
         found = {"prunable": anatomy.prunable(), "outside": list(anatomy.outside)}
         manifest = manifest.model_copy(update={"layers": layers, "towers": towers, "spent": spent, **found})
         write_manifest(work, manifest, masks)
+        write_card(work, manifest, after=vlm.folder)
     return manifest
 
 

@@ -15,6 +15,10 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A folder that ressa made, or any model.")],
     layers: Annotated[bool, typer.Option("--layers", help="Every layer, not only the towers.")] = False,
     figure: Figure = None,
+    recipe: Annotated[
+        bool,
+        typer.Option("--recipe", help="Instead print the recipes it was made by, as `ressa run` takes them."),
+    ] = False,
     json_target: JsonTarget = None,
 ) -> None:
     """Count a model's zeros.
@@ -24,8 +28,16 @@ def inspect(
     \b
     Example:
       ressa inspect runs/pruned --layers
+      ressa inspect runs/repaired --recipe > again.yaml
     """
     prepare(json_target)
+    if recipe:
+        if layers or figure is not None:
+            raise UsageError("--recipe counts nothing: leave out --layers and --figure.")
+        from ressa.commands.made_by import show_recipe
+
+        show([show_recipe(model)], json_target)
+        return
     from ressa.commands.inspect import inspect_model
 
     show([inspect_model(model, layers=layers, figure=figure)], json_target)

@@ -57,7 +57,7 @@ def show(outcomes: Sequence["Outcome"], json_target: str | None) -> None:
 def _print(outcomes: Sequence["Outcome"]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for outcome in outcomes:
         for table in outcome.tables:
             console.print(table.rich())

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from ressa.allocation import read_plan
-from ressa.checkpoint import Manifest, find, lasting_name
+from ressa.checkpoint import Manifest, descent, find, lasting_name
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
@@ -118,6 +118,8 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             kind="pruned",
             source=lasting_name(recipe.model),
             recipe=identity,
+            besides=recipe.besides(),
+            **descent(recipe.model),
             seed=recipe.seed,
             calibration=calibration,
             versions=versions(),

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ressa.checkpoint import Manifest, find, lasting_name, read_manifest
+from ressa.checkpoint import Manifest, descent, find, lasting_name, read_manifest
 from ressa.commands.inputs import draw_samples, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
@@ -89,6 +89,8 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             kind="repaired",
             source=lasting_name(recipe.model),
             recipe=identity,
+            besides=recipe.besides(),
+            **descent(recipe.model),
             seed=recipe.seed,
             calibration=pruned.calibration,
             versions=versions(),

@@ -43,6 +43,13 @@ class BaseRecipe(BaseModel):
         """
         return self.model_dump(mode="json", exclude={"device", "stream", "output"})
 
+    def besides(self) -> dict[str, Any]:
+        """What else it was told that is not at its default, as JSON-able data: with `identity` and an output a recipe
+        of the same run. Where weights are meanwhile (`stream`) is left out, as it moves no bit."""
+        others = type(self).model_fields.keys() - self.identity().keys() - {"stream", "output"}
+        told = self.model_dump(mode="json", include=others)
+        return {name: told[name] for name in sorted(told) if told[name] != type(self).model_fields[name].default}
+
 
 def sentence(command: str, kind: type[BaseModel], error: ValidationError) -> str:
     """The first thing that the validation of a `kind` found wrong, as one sentence."""
