@@ -2,10 +2,10 @@
 
 The one door to everything that reads or writes a model's folder. Within: `place` (what a user calls a model → its
 folder or hub id), `loading` (→ the model), `saving` (a model → its folder), `companions` (what lies beside its
-weights), `card` (its model card), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting` (zeros), `kept` (what a run
-cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights that stay on disk),
-`placing` (whether they do), `quantized` (weights that are not plain), `packed` (pruned weights as small as they are),
-`writing` (a file of tensors, one by one).
+weights), `card` (its model card), `manifest` (`ressa.json` and the masks), `stored` (tensors by name), `counting`
+(zeros), `kept` (what a run cut short leaves for the next), `resume` (its finished blocks), `streaming` (weights
+that stay on disk), `placing` (whether they do), `quantized` (weights that are not plain), `packed` (pruned weights
+as small as they are), `writing` (a file of tensors, one by one).
 """
 
 from typing import TYPE_CHECKING

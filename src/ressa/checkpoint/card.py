@@ -104,7 +104,9 @@ def _of_base(folder: Path) -> dict[str, Any]:
     try:
         return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (ValueError, TypeError, yaml.YAMLError):
-        warn(f"The front matter of the base model's {CARD} cannot be read, so its licence is not in the new one.")
+        warn(
+            f"The front matter of the base model's {CARD} cannot be read, so its licence is not in the new one."
+        )
         return {}
 
 
@@ -172,7 +174,10 @@ def _held_back(manifest: Manifest) -> list[str]:
         return []
     rows = [
         (label, *(f"{report[name][key]:{form}}" for name in models))
-        for label, key, form in (("loss, nats a token", "loss", ".3f"), ("answers right, %", "answers", ".1f"))
+        for label, key, form in (
+            ("loss, nats a token", "loss", ".3f"),
+            ("answers right, %", "answers", ".1f"),
+        )
     ]
     text = f"On {report['samples']} samples that repair did not train on:"
     return ["## Before and after", text, _table(("", *models), rows)]
@@ -211,7 +216,11 @@ def _rights(folder: Path, base: str) -> str:
     said = f"That of {base}: {licence}." if licence else f"That of {base}, whose card names none."
     if files:
         said += f" Its text: {', '.join(f'[{name}]({name})' for name in files)}."
-    kept = f" The card of {base} is kept as [{BASE_CARD}]({BASE_CARD})." if (folder / BASE_CARD).is_file() else ""
+    kept = (
+        f" The card of {base} is kept as [{BASE_CARD}]({BASE_CARD})."
+        if (folder / BASE_CARD).is_file()
+        else ""
+    )
     return f"## Licence\n\n{said}{kept}"
 
 

@@ -48,7 +48,9 @@ class BaseRecipe(BaseModel):
         of the same run. Where weights are meanwhile (`stream`) is left out, as it moves no bit."""
         others = type(self).model_fields.keys() - self.identity().keys() - {"stream", "output"}
         told = self.model_dump(mode="json", include=others)
-        return {name: told[name] for name in sorted(told) if told[name] != type(self).model_fields[name].default}
+        return {
+            name: told[name] for name in sorted(told) if told[name] != type(self).model_fields[name].default
+        }
 
 
 def sentence(command: str, kind: type[BaseModel], error: ValidationError) -> str:
