@@ -15,6 +15,7 @@ from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
+from ressa.commands.scores_on_card import put_scores
 from ressa.commands.target import one_at_a_time, work_place
 from ressa.errors import UsageError
 from ressa.files import check_writable, fresh_directory, read_json, write_json
@@ -51,6 +52,9 @@ def run_demo(recipe: DemoRecipe, *, force: bool = False) -> Outcome:
 
     results = _results(recipe)
     write_json(recipe.output / RESULTS, results)
+    for number, name in enumerate(MODELS[1:], 2):
+        for scored in MODELS[:number]:
+            put_scores(recipe.output / name, json.loads(_scores(recipe, scored).read_text(encoding="utf-8")))
     rows = {name: results[name] for name in MODELS}
     title = f"{recipe.model}, {recipe.method} {recipe.pattern}"
     comparison_bars(rows, recipe.output / FIGURE, f"{title} on vision and language, and repaired")

@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import ModelCard
 
 from ressa.cli import main
+from ressa.commands.made_by import show_recipe
+from ressa.recipe import from_yaml
 
 SIZES = {
     "samples": 4,
@@ -61,6 +64,10 @@ def check_story(output, prompt):
     assert results["recipe"]["samples"] == SIZES["samples"]
     assert results["seconds"]["total"] > 0
     assert (output / "results.png").stat().st_size > 10_000
+    card = ModelCard((output / "repaired" / "README.md").read_text())
+    assert "| | dense | pruned | repaired | recovered |" in card.text.replace("|  |", "| |")
+    scored = {each.dataset_type: each.metric_value for each in card.data.eval_results}
+    assert scored == {name: round(each["score"], 2) for name, each in results["repaired"]["tasks"].items()}
     plain = subprocess.run(
         [sys.executable, "-c", PLAIN, output / "repaired", prompt], capture_output=True, text=True
     )
@@ -69,6 +76,9 @@ def check_story(output, prompt):
 
 def test_the_demo_tells_the_whole_story(demo):
     check_story(demo, "<image> what is it ?")
+    (recipe,) = from_yaml("\n".join(show_recipe(str(demo)).lines))
+    assert recipe.identity() == json.loads((demo / "recipe.json").read_text())
+    assert recipe.output == demo
 
 
 def test_a_demo_goes_on_where_it_stopped(ressa, world, demo):

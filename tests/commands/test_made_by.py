@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from huggingface_hub import ModelCard
 
 from ressa.recipe import EvaluateRecipe, PruneRecipe, RepairRecipe, from_yaml
 from tests.commands.contents import contents_but_times
@@ -50,6 +51,24 @@ def test_the_recipe_of_an_evaluation(world, ressa, tmp_path):
     (recipe,) = from_yaml(ressa("inspect", tmp_path / "scores.json", "--recipe").out)
     assert isinstance(recipe, EvaluateRecipe)
     assert (recipe.tasks, recipe.limit, recipe.output) == (("vqa", "gqa"), 2, tmp_path / "scores.json")
+
+
+def test_scores_on_a_card(made, world, ressa):
+    """Of the model itself, and of the one it was made from; what was scored otherwise is not shown beside them."""
+    where = ("--data", world.data, "--tasks", "vqa,gqa", "--limit", 2)
+    for model in (world.llava, "runs/repaired"):
+        assert ressa("evaluate", model, *where, "--card", "runs/repaired").status == 0
+    card = ModelCard((made / "repaired" / "README.md").read_text())
+    assert "|  | dense | repaired |" in card.text
+    assert {each.dataset_type for each in card.data.eval_results} == {"vqa", "gqa"}
+    said = ressa("evaluate", "runs/pruned", *where[:-1], 1, "--card", "runs/repaired", "--json")
+    assert "another way" in said.err
+    assert "recipe" in json.loads(said.out)
+    text = (made / "repaired" / "README.md").read_text()
+    assert "|  | pruned |" in text
+    assert "|  | dense |" not in text.partition("## Scores")[2]
+    said = ressa("evaluate", world.llava, *where, "--card", world.llava)
+    assert (said.status, "no ressa.json" in said.sentence) == (2, True)
 
 
 def test_what_has_no_recipe(world, ressa, tmp_path):

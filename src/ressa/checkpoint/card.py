@@ -52,7 +52,7 @@ def add_scores(folder: Path, table: str, results: Sequence[EvalResult], notes: S
     path = folder / CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     body = "\n".join(["## Scores", "", table.strip(), *(["", *notes] if notes else [])])
-    card = ModelCard(_with_section(text, "scores", body))
+    card: Any = ModelCard(_with_section(text, "scores", body))
     card.data.model_name = folder.resolve().name
     card.data.eval_results = list(results)
     write_text(path, str(card))

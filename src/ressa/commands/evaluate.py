@@ -9,6 +9,7 @@ from ressa.cache import cache_folder
 from ressa.checkpoint import find
 from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
+from ressa.commands.scores_on_card import check_card, put_scores
 from ressa.commands.target import work_folder, work_place
 from ressa.errors import UsageError
 from ressa.evaluation import Drawn, Kept, draw
@@ -26,6 +27,8 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     Answers are kept until all are there: an evaluation that was cut short goes on where it was.
     """
     find(recipe.model)
+    if recipe.card is not None:
+        check_card(recipe.card)
     with recorded() as said:
         drawn = draw(
             find_data(recipe.data),
@@ -65,10 +68,13 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
         **result,
         "sparsity": measure(vlm.model, find_anatomy(vlm.model)),
         "recipe": recipe.identity(),
+        "besides": recipe.besides(),
         "warnings": said,
     }
     if recipe.output is not None:
         write_json(recipe.output, data)
+    if recipe.card is not None:
+        put_scores(recipe.card, data)
     return Outcome(data, [scores_table(data, recipe.model)])
 
 

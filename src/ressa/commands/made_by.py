@@ -45,7 +45,8 @@ def _told(place: Path) -> list[dict[str, Any]]:
 def _noted(file: Path, commands: str | tuple[str, ...], output: Path) -> list[dict[str, Any]]:
     """The recipe that a file of results, or the note of a demo, holds."""
     found = read_json(file)
-    found = found.get("recipe", found) if isinstance(found, dict) else {}
-    if not isinstance(found, dict) or found.get("command") not in commands:
+    found = found if isinstance(found, dict) else {}
+    recipe = found.get("recipe", found)
+    if not isinstance(recipe, dict) or recipe.get("command") not in commands:
         return []
-    return [{**found, "output": str(output)}]
+    return [{**recipe, **found.get("besides", {}), "output": str(output)}]

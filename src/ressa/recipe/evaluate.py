@@ -1,6 +1,6 @@
 """What `ressa evaluate` is told."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
@@ -9,6 +9,7 @@ from ressa.recipe.fields import (
     BatchSize,
     Dtype,
     Folder,
+    InputPath,
     Model,
     OutputFile,
     Pool,
@@ -34,3 +35,9 @@ class EvaluateRecipe(DecodingRecipe):
     pool: Pool = 200
     batch_size: BatchSize = 32
     dtype: Dtype = "auto"
+    card: InputPath | None = None
+    """A result folder whose model card gets the scores: the model's own, or one that was made from it."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores; a card only shows them."""
+        return {key: value for key, value in super().identity().items() if key != "card"}
