@@ -25,7 +25,7 @@ def change(path, edit):
 
 
 READ = {
-    "captions": "captions",
+    "captions": "caption",
     "questions": "vqa",
     "annotations": "vqa",
     "gqa": "gqa",
@@ -93,14 +93,14 @@ def test_each_wrong_value_is_named_with_its_entry_or_left_out(folder, kind):
         entry_of(content, where)[name] = value
         write(path, content)
         with pytest.raises(UsageError) as error:
-            getattr(DatasetFolder(folder), READ[file])("test")
+            DatasetFolder(folder).samples(READ[file], "test")
         said = str(error.value)
         assert str(path) in said, (name, value)
         assert where in said, (name, value, said)
         assert len(said) < 900, (name, value)
         said.encode()
         faults = Faults("skip")
-        left = getattr(DatasetFolder(folder, faults=faults), READ[file])("test")
+        left = DatasetFolder(folder, faults=faults).samples(READ[file], "test")
         assert 2 <= len(left) <= 4
         with pytest.warns(RessaWarning, match="cannot be used, and are left out"):
             faults.settle()
@@ -119,7 +119,7 @@ def test_an_entry_that_is_no_object_is_named(folder, kind, value):
         content[key] = value
     write(path, content)
     with pytest.raises(UsageError, match="not an object with named fields"):
-        getattr(DatasetFolder(folder), READ[file])("test")
+        DatasetFolder(folder).samples(READ[file], "test")
 
 
 def test_many_are_one_table_and_the_rest_is_counted(folder):
@@ -128,7 +128,7 @@ def test_many_are_one_table_and_the_rest_is_counted(folder):
 
     change(folder / "captions_test.json", spoil)
     with pytest.raises(UsageError) as error:
-        DatasetFolder(folder).captions("test")
+        DatasetFolder(folder).samples("caption", "test")
     assert error.value.sentence.startswith("40 entries of ")
     rows = error.value.table.splitlines()
     assert len(rows) == 21
@@ -141,7 +141,7 @@ def test_entries_with_one_problem_share_a_line(folder):
     change(folder / "questions_test.json", lambda v: [q.update(image_id=1) for q in v["questions"]])
     change(folder / "annotations_test.json", lambda v: v["annotations"][0].update(answers=None))
     with pytest.raises(UsageError) as error:
-        DatasetFolder(folder).vqa("test")
+        DatasetFolder(folder).samples("vqa", "test")
     assert error.value.sentence.startswith("4 entries of ")
     (row,) = error.value.table.splitlines()
     assert "questions[0] and 3 more" in row
@@ -156,8 +156,8 @@ def test_ids_compare_as_text_whatever_they_are_in_each_file(folder):
     change(folder / "questions_test.json", lambda v: v["questions"][0].update(image_id="0"))
     change(folder / "captions_test.json", lambda v: [i.update(id=str(i["id"])) for i in v["images"]])
     data = DatasetFolder(folder)
-    assert [question.image.name for question in data.vqa("test")] == [image_name(n) for n in range(4)]
-    assert len(data.captions("test")) == 4
+    assert [question.image.name for question in data.samples("vqa", "test")] == [image_name(n) for n in range(4)]
+    assert len(data.samples("caption", "test")) == 4
 
 
 def test_numbers_as_answers_are_their_digits_and_silent_people_count(folder):
@@ -170,26 +170,26 @@ def test_numbers_as_answers_are_their_digits_and_silent_people_count(folder):
 
     change(folder / "annotations_test.json", numbers)
     change(folder / "gqa_test.json", lambda v: v["0"].update(answer=3))
-    found = DatasetFolder(folder).vqa("test")
+    found = DatasetFolder(folder).samples("vqa", "test")
     assert found[0].answers == ("2",) * 8 + ("",) * 2
     assert [question.target for question in found[:2]] == ["2", "two"]
     assert found[2].kinds == ("what", "how many")
-    assert DatasetFolder(folder).gqa("test")[0].target == "3"
+    assert DatasetFolder(folder).samples("gqa", "test")[0].target == "3"
 
 
 def test_what_is_left_out_though_nothing_is_wrong_is_counted(folder):
     change(folder / "annotations_test.json", lambda v: v["annotations"].pop())
     with pytest.warns(RessaWarning, match="questions without answers in .*: 1; left out"):
-        assert len(DatasetFolder(folder).vqa("test")) == 3
+        assert len(DatasetFolder(folder).samples("vqa", "test")) == 3
     change(folder / "questions_test.json", lambda v: v["questions"].pop(0))
     with pytest.warns(RessaWarning, match="answers to no question of .*: 1; left out"):
-        assert len(DatasetFolder(folder).vqa("test")) == 2
+        assert len(DatasetFolder(folder).samples("vqa", "test")) == 2
     change(
         folder / "captions_test.json",
         lambda v: v["annotations"].__setitem__(slice(0, 2), [{"image_id": 9, "caption": "a"}]),
     )
     with pytest.warns(RessaWarning) as said:
-        assert len(DatasetFolder(folder).captions("test")) == 3
+        assert len(DatasetFolder(folder).samples("caption", "test")) == 3
     texts = [str(each.message) for each in said]
     assert any("images without a caption: 1; left out" in text for text in texts)
     assert any("captions of images that it does not list: 1; left out" in text for text in texts)
@@ -198,7 +198,7 @@ def test_what_is_left_out_though_nothing_is_wrong_is_counted(folder):
 def test_nothing_usable_is_an_error_on_skip_too(folder):
     change(folder / "captions_test.json", lambda v: [a.update(caption=None) for a in v["annotations"]])
     with pytest.raises(UsageError, match="no captions that can be used"):
-        DatasetFolder(folder, faults=Faults("skip")).captions("test")
+        DatasetFolder(folder, faults=Faults("skip")).samples("caption", "test")
 
 
 # -- drawing -----------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_whatever_of_a_data_set_is_a_link_out_of_it_needs_the_request(folder, tm
 
     def read(**options):
         data = DatasetFolder(folder, **options)
-        return data.vqa("test") if linked.startswith("q") else data.captions("test")
+        return data.samples("vqa", "test") if linked.startswith("q") else data.samples("caption", "test")
 
     with pytest.raises(UsageError, match="leads out of the data folder"):
         read()
@@ -123,14 +123,14 @@ def test_whatever_of_a_data_set_is_a_link_out_of_it_needs_the_request(folder, tm
 
 def test_the_data_folder_itself_may_be_a_link(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
-    assert len(DatasetFolder(tmp_path / "link").captions("test")) == 4
+    assert len(DatasetFolder(tmp_path / "link").samples("caption", "test")) == 4
 
 
 @pytest.mark.parametrize("split", ["../tiny", "a/b", "..", "", "x" * 300, "a\0"])
 def test_a_split_cannot_lead_elsewhere(folder, split):
-    for read in ("captions", "vqa", "gqa", "retrieval"):
+    for read in ("caption", "vqa", "gqa", "retrieval"):
         with pytest.raises(UsageError, match="a split cannot be called"):
-            getattr(DatasetFolder(folder), read)(split)
+            DatasetFolder(folder).samples(read, split)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ def test_files_beside_the_pictures_are_no_pictures(tmp_path):
 def test_gqa_may_have_its_pictures_apart(folder):
     pictures(folder / "images" / "gqa", "0.jpg", "1.jpg", "2.jpg", "3.jpg")
     data = DatasetFolder(folder)
-    assert data.gqa("test")[0].image == folder / "images" / "gqa" / "0.jpg"
-    assert data.vqa("test")[0].image == folder / "images" / "test" / image_name(0)
+    assert data.samples("gqa", "test")[0].image == folder / "images" / "gqa" / "0.jpg"
+    assert data.samples("vqa", "test")[0].image == folder / "images" / "test" / image_name(0)
 
 
 def test_a_split_that_is_missing_is_told_with_those_that_are_there(folder):
@@ -209,4 +209,4 @@ def test_a_split_that_is_missing_is_told_with_those_that_are_there(folder):
     with pytest.raises(
         UsageError, match=r"captions_val\.json does not exist: .*'val' \(there is test and train\)"
     ):
-        DatasetFolder(folder).captions("val")
+        DatasetFolder(folder).samples("caption", "val")

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from ressa.data import DatasetFolder
-from ressa.data.coco import read_captions
-from ressa.data.gqa import read_gqa
-from ressa.data.karpathy import read_karpathy
-from ressa.data.vqa import most_common, read_vqa
+from ressa.data.formats.coco import read_captions
+from ressa.data.formats.gqa import read_gqa
+from ressa.data.formats.karpathy import read_karpathy
+from ressa.data.formats.vqa import most_common, read_vqa
 from ressa.errors import UsageError
 from tests.data.tiny_folders import image_name, tiny_dataset, write
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def test_captions_carry_their_references_and_objects(folder):
-    first = DatasetFolder(folder).captions("test")[0]
+    first = DatasetFolder(folder).samples("caption", "test")[0]
     assert first.captions == ("a red cat", "the cat")
     assert first.objects == (("cat", "cats"),)
     assert first.prompt == "A short description:"
@@ -37,7 +37,7 @@ def test_an_object_may_be_a_plain_name(folder):
 
 @pytest.mark.parametrize("read", ["vqa", "okvqa"])
 def test_questions_carry_ten_answers_and_their_kind(folder, read):
-    question = getattr(DatasetFolder(folder), read)("test")[1]
+    question = DatasetFolder(folder).samples(read, "test")[1]
     assert question.prompt == "Question: What is in the picture? Short answer:"
     assert question.answers == ("dog",) * 7 + ("house",) * 3
     assert question.target == "dog"
@@ -53,7 +53,7 @@ def test_official_file_names_are_found_by_the_image_id(folder):
 
 
 def test_gqa_is_read_with_both_types(folder):
-    question = DatasetFolder(folder).gqa("test")[0]
+    question = DatasetFolder(folder).samples("gqa", "test")[0]
     assert question.answers == ("yes",)
     assert question.kinds == ("structural: verify", "semantic: obj")
     assert question.image.name == image_name(0)
@@ -67,10 +67,10 @@ def test_gqa_images_are_named_by_their_stem(tmp_path):
 
 
 def test_karpathys_list_gives_one_split(folder):
-    found = DatasetFolder(folder).retrieval("test")
+    found = DatasetFolder(folder).samples("retrieval", "test")
     assert [image.captions for image in found][3] == ("a white car", "the car")
     with pytest.raises(UsageError, match=r"no images of the split 'val': it has test"):
-        DatasetFolder(folder).retrieval("val")
+        DatasetFolder(folder).samples("retrieval", "val")
 
 
 def test_karpathys_images_may_lie_flat(folder, tmp_path):
@@ -82,21 +82,21 @@ def test_karpathys_images_may_lie_flat(folder, tmp_path):
 
 def test_retrieval_falls_back_to_the_captions_file(folder):
     (folder / "karpathy.json").unlink()
-    assert len(DatasetFolder(folder).retrieval("test")) == 4
+    assert len(DatasetFolder(folder).samples("retrieval", "test")) == 4
 
 
 def test_splits_may_share_one_image_folder(folder):
     for image in (folder / "images" / "test").iterdir():
         image.rename(folder / "images" / image.name)
     (folder / "images" / "test").rmdir()
-    assert DatasetFolder(folder).captions("test")[0].image == folder / "images" / image_name(0)
+    assert DatasetFolder(folder).samples("caption", "test")[0].image == folder / "images" / image_name(0)
 
 
 def test_prompts_can_be_others(folder):
     data = DatasetFolder(folder, question="Q: {} {A}", caption="Describe.")
-    assert data.vqa("test")[0].prompt == "Q: What is in the picture? {A}"
-    assert data.gqa("test")[0].prompt == "Q: Is there a cat? {A}"
-    assert {sample.prompt for sample in data.captions("test") + data.retrieval("test")} == {"Describe."}
+    assert data.samples("vqa", "test")[0].prompt == "Q: What is in the picture? {A}"
+    assert data.samples("gqa", "test")[0].prompt == "Q: Is there a cat? {A}"
+    assert {sample.prompt for sample in data.samples("caption", "test") + data.samples("retrieval", "test")} == {"Describe."}
     with pytest.raises(UsageError, match="needs one"):
         DatasetFolder(folder, question="What?")
 
@@ -110,7 +110,7 @@ def test_questions_without_answers_are_left_out(folder):
     content = json.loads(path.read_text())
     content["annotations"] = content["annotations"][:1]
     write(path, content)
-    assert len(DatasetFolder(folder).vqa("test")) == 1
+    assert len(DatasetFolder(folder).samples("vqa", "test")) == 1
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------
@@ -124,14 +124,14 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_missing_file_is_named(folder):
     (folder / "annotations_test.json").unlink()
     with pytest.raises(UsageError, match=r"annotations_test\.json does not exist"):
-        DatasetFolder(folder).vqa("test")
+        DatasetFolder(folder).samples("vqa", "test")
 
 
 def test_a_missing_image_is_named(folder):
     (folder / "images" / "test" / image_name(2)).unlink()
-    for read in ("captions", "vqa", "gqa", "retrieval"):
+    for read in ("caption", "vqa", "gqa", "retrieval"):
         with pytest.raises(UsageError, match=r"COCO_test_000000000002\.png does not exist"):
-            getattr(DatasetFolder(folder), read)("test")
+            DatasetFolder(folder).samples(read, "test")
 
 
 def test_a_missing_image_folder_is_named(folder, tmp_path):
@@ -151,13 +151,13 @@ def test_a_missing_image_folder_is_named(folder, tmp_path):
 def test_a_wrong_captions_file_is_told_apart(folder, content, sentence):
     (folder / "captions_test.json").write_text(content)
     with pytest.raises(UsageError, match=sentence):
-        DatasetFolder(folder).captions("test")
+        DatasetFolder(folder).samples("caption", "test")
 
 
 def test_a_wrong_questions_file_is_told(folder):
     write(folder / "gqa_test.json", {})
     with pytest.raises(UsageError, match="has no questions"):
-        DatasetFolder(folder).gqa("test")
+        DatasetFolder(folder).samples("gqa", "test")
     write(folder / "questions_test.json", {"questions": [{"question": "What?"}]})
     with pytest.raises(UsageError, match=r"questions_test.json, questions\[0\]: it has no 'question_id'"):
-        DatasetFolder(folder).vqa("test")
+        DatasetFolder(folder).samples("vqa", "test")

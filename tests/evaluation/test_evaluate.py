@@ -62,7 +62,7 @@ def test_vqa_scores_what_plain_generation_says(vlm, folder, result):
     """One question at a time, straight through transformers."""
     batcher = Batcher(vlm.processor, vlm.model.config)
     total = 0.0
-    questions = DatasetFolder(folder).vqa("test")
+    questions = DatasetFolder(folder).samples("vqa", "test")
     for question in questions:
         inputs = batcher.generation([question])
         generated = vlm.model.generate(**inputs, max_new_tokens=10, do_sample=False)
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_result(vlm, folder):
 
 
 def test_batch_size_does_not_change_the_answers(vlm, folder):
-    samples = DatasetFolder(folder).vqa("test") + DatasetFolder(folder).gqa("test")
+    samples = DatasetFolder(folder).samples("vqa", "test") + DatasetFolder(folder).samples("gqa", "test")
     batcher = Batcher(vlm.processor, vlm.model.config)
     texts = [
         generation.generate(vlm.model, batcher, samples, max_new_tokens=5, batch_size=size)
@@ -104,7 +104,7 @@ def test_batch_size_does_not_change_the_answers(vlm, folder):
 
 
 def test_beams_are_used(vlm, folder):
-    samples = DatasetFolder(folder).gqa("test")
+    samples = DatasetFolder(folder).samples("gqa", "test")
     batcher = Batcher(vlm.processor, vlm.model.config)
     found = generation.generate(vlm.model, batcher, samples * 2, max_new_tokens=4, beams=3, batch_size=12)
     inputs = batcher.generation(samples[:1])
@@ -114,7 +114,7 @@ def test_beams_are_used(vlm, folder):
 
 
 def test_the_vision_tower_sees_each_image_of_a_batch_once(vlm, folder):
-    samples = [sample for sample in DatasetFolder(folder).gqa("test")[:2] for _ in range(3)]
+    samples = [sample for sample in DatasetFolder(folder).samples("gqa", "test")[:2] for _ in range(3)]
     tower = vlm.model.get_encoder(modality="image")
     embed = next(module for module in tower.modules() if isinstance(module, torch.nn.Conv2d))
     inside, outside = [], []
@@ -136,7 +136,7 @@ def test_tiles_of_one_image_are_not_taken_for_copies_of_it(folder):
     """LLaVA-NeXT's tower sees each image as several rows, none like another."""
     model, processor = llava_next()
     batcher = Batcher(processor, model.config)
-    samples = [sample for sample in DatasetFolder(folder).gqa("test")[:2] for _ in range(2)]
+    samples = [sample for sample in DatasetFolder(folder).samples("gqa", "test")[:2] for _ in range(2)]
     noisy = [
         dataclasses.replace(sample, image=Image.effect_noise((40, 70), 50 + index // 2).convert("RGB"))
         for index, sample in enumerate(samples)

@@ -81,9 +81,10 @@ def fingerprint_samples(samples: Sequence[Sample]) -> str:
 
     def parts() -> Iterator[str | bytes]:
         for sample in samples:
-            image = sample.image
-            yield image.tobytes() if isinstance(image, Image.Image) else image.read_bytes()
-            yield sample.prompt
-            yield sample.target or ""
+            for image in sample.images:
+                yield image.tobytes() if isinstance(image, Image.Image) else image.read_bytes()
+            for asked, said in sample.turns:
+                yield asked
+                yield said or ""
 
     return fingerprint(parts())

@@ -3,19 +3,23 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from ressa.data.faults import Faults
 from ressa.data.images import what_is_wrong
-from ressa.data.sample import Sample
+from ressa.data.sample import AnySample, Sample, StoredPicture
 from ressa.progress import bar
 from ressa.warned import warn
 
 if TYPE_CHECKING:
     from ressa.data.batcher import Batcher
 
-AnySample = TypeVar("AnySample", bound=Sample)
+
+def stored(sample: Sample) -> list[StoredPicture]:
+    """A sample's pictures that are in files, which may be damaged."""
+    return [picture for picture in sample.images if not isinstance(picture, Image.Image)]
 
 
 class PictureCheck:
@@ -23,19 +27,19 @@ class PictureCheck:
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
-        self._problems: dict[Path, str | None] = {}
+        self._problems: dict[StoredPicture, str | None] = {}
 
     def usable(self, samples: Sequence[AnySample]) -> list[AnySample]:
-        """The samples whose pictures can be read, in order. A picture in memory is taken for one."""
-        self._open({sample.image for sample in samples if isinstance(sample.image, Path)})
+        """The samples whose pictures can be read, in order. A PIL image is taken for one that can."""
+        self._open(picture for sample in samples for picture in stored(sample))
         return [
             sample
             for sample in samples
-            if not isinstance(sample.image, Path) or self._problems[sample.image] is None
+            if all(self._problems[picture] is None for picture in stored(sample))
         ]
 
-    def _open(self, paths: Iterable[Path]) -> None:
-        new = sorted(set(paths) - self._problems.keys())
+    def _open(self, pictures: Iterable[StoredPicture]) -> None:
+        new = sorted(set(pictures) - self._problems.keys(), key=str)
         if not new:
             return
         # Decoders let go of the interpreter, so threads are enough.
@@ -45,7 +49,7 @@ class PictureCheck:
                 for path, problem in zip(new, pool.map(what_is_wrong, new), strict=True):
                     self._problems[path] = problem
                     if problem is not None:
-                        self.faults.add(path, "", problem)
+                        self.faults.add(str(path), "", problem)
                     progress.advance()
         finally:
             pool.shutdown(cancel_futures=True)  # an interruption does not wait for those that are left

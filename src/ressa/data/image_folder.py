@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -12,21 +12,30 @@ from ressa.data.values import text
 from ressa.errors import UsageError
 
 _COCO = re.compile(r"(?:^|.*\D)(\d{12})")
+_OFFICIAL_COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})\.jpg")
 
 
 class ImageFolder:
-    """The pictures of one folder.
+    """The pictures of one folder, or of several.
 
     Args:
         path: the folder.
         root: the data folder that it belongs to; by default itself. Nothing outside it is read.
         follow_links: follow a symbolic link out of `root`, where it leads to a picture or a folder of some.
+        others: further folders within `root`, looked into for what the first has not.
     """
 
-    def __init__(self, path: str | Path, root: str | Path | None = None, follow_links: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        root: str | Path | None = None,
+        follow_links: bool = False,
+        others: Sequence[Path] = (),
+    ) -> None:
         self.path = Path(path)
         self.root = self.path if root is None else Path(root)
         self.follow_links = follow_links
+        self.others = tuple(others)
         self._listings: dict[Path, dict[str, str]] = {}
         if not self.path.is_dir():
             raise UsageError(f"image folder {self.path} does not exist: put the images there.")
@@ -36,30 +45,63 @@ class ImageFolder:
         """The file of this name, which may have folders in it (train2014/x.jpg).
 
         It is looked for in the folder itself, then in those above it up to the data folder, then without its
-        own folders. Raises UsageError when it is not there, no regular file, or leads out of the data folder.
+        own folders; likewise in the other folders; then, where its name is COCO's, by its number, as COCO names one picture
+        differently in different years. Raises UsageError when it is not there, no regular file, or leads out of the
+        data folder.
         """
         words = text(name, "the file name").replace("\\", "/")
         parts = self._parts(words)
-        for home in self._homes:
-            folder = home.joinpath(*parts[:-1])
+        places = [home.joinpath(*parts[:-1]) for home in (*self._homes, *self.others)]
+        for folder in (*places, self.path, *self.others):
             if (kind := self._listing(folder).get(parts[-1])) is not None:
                 return self._checked(folder / parts[-1], kind)
-        kind = self._listing(self.path).get(parts[-1])
-        if kind is None:
+        if (official := _OFFICIAL_COCO.fullmatch(parts[-1])) is not None:
+            same = self.coco_numbers.get(official[1].lstrip("0") or "0", [])
+            if len(same) == 1:
+                return self.named(same[0])
+        else:
+            same = []
+        if not same:
             alike = self.stems.get(os.path.splitext(parts[-1])[0])
             hint = f" (there is {alike[0]})" if alike else ""
             raise UsageError(f"image {self._shown(words)} does not exist, and the annotations name it{hint}")
-        return self._checked(self.path / parts[-1], kind)
+        raise UsageError(f"image {self._shown(words)} may be {same[0]} or {same[1]}: keep one of them")
+
+    def called(self, stem: str) -> Path:
+        """The file of this name, its suffix left out. Raises UsageError where there is none, or more than one."""
+        names = self.stems.get(stem, [])
+        if not names:
+            raise UsageError(f"image {self._shown(stem)} does not exist, whatever its suffix, and the annotations name it")
+        if len(names) > 1:
+            raise UsageError(f"image {stem} may be {names[0]} or {names[1]}: keep one of them")
+        return self.named(names[0])
 
     @cached_property
     def stems(self) -> dict[str, list[str]]:
         """File names without suffix → files, of all that could be pictures by their suffix or have none."""
+        return self._first_of(self._stems)
+
+    @cached_property
+    def _stems(self) -> list[dict[str, list[str]]]:
+        """`stems` of each folder. Files of further folders are named from `root` on, as `named` takes them."""
         known = {".jpe", ".jfif", "", *Image.registered_extensions()}
+        each = []
+        for folder in (self.path, *self.others):
+            found: dict[str, list[str]] = {}
+            for name, kind in sorted(self._listing(folder).items()):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in known and kind != "folder":
+                    found.setdefault(stem, []).append(
+                        name if folder == self.path else (folder.relative_to(self.root) / name).as_posix()
+                    )
+            each.append(found)
+        return each
+
+    def _first_of(self, each: Iterable[dict[str, list[str]]]) -> dict[str, list[str]]:
+        """What the first folder says of a key, or else the next one."""
         found: dict[str, list[str]] = {}
-        for name, kind in sorted(self._listing(self.path).items()):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in known and kind != "folder":
-                found.setdefault(stem, []).append(name)
+        for folder in each:
+            found = {**folder, **found}
         return found
 
     @cached_property
@@ -73,11 +115,14 @@ class ImageFolder:
         return self._by_number(lambda stem: stem[len(stem.rstrip("0123456789")) :])
 
     def _by_number(self, digits_of: Callable[[str], str]) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for stem, names in self.stems.items():
-            if digits := digits_of(stem):
-                found.setdefault(digits.lstrip("0") or "0", []).extend(names)
-        return found
+        each = []
+        for stems in self._stems:
+            found: dict[str, list[str]] = {}
+            for stem, names in stems.items():
+                if digits := digits_of(stem):
+                    found.setdefault(digits.lstrip("0") or "0", []).extend(names)
+            each.append(found)
+        return self._first_of(each)
 
     @property
     def _homes(self) -> Iterator[Path]:

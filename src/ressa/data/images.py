@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ressa.data.rgb import to_rgb
-from ressa.data.sample import Sample
+from ressa.data.sample import Picture, Sample, StoredPicture
 from ressa.errors import UsageError
 
 CACHED_PIXELS = 100_000_000  # 300 MB
@@ -28,7 +28,7 @@ class _Unusable(Exception):
         self.problem, self.advice = problem, advice
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: StoredPicture) -> Image.Image:
     """Read a picture file as RGB (`ressa.data.rgb`).
 
     Raises UsageError when it is missing, no regular file, larger than `limit_pixels` allows, or no picture.
@@ -39,7 +39,7 @@ def open_image(path: Path) -> Image.Image:
         raise UsageError(f"image {path} {error.problem}: {error.advice}.") from None
 
 
-def what_is_wrong(path: Path) -> str | None:
+def what_is_wrong(path: StoredPicture) -> str | None:
     """Why `open_image` would refuse a file, in a few words; None where it would not.
 
     All of the file is read, but a JPEG is decoded at an eighth of its size, which is quicker.
@@ -60,11 +60,11 @@ def limit_pixels(most: int) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _read(path: Path, whole: bool) -> Image.Image:
+def _read(path: StoredPicture, whole: bool) -> Image.Image:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise _Unusable("is a folder, a pipe or a device", "put a picture file there")
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else path.open()) as image:
             if image.format in ("EPS", "WMF"):  # Pillow lets another program draw them
                 raise _Unusable(f"is {image.format}, a drawing and no picture", "convert it to PNG")
             short, long = sorted(image.size)
@@ -104,13 +104,13 @@ class ImageCache:
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
-        self._images: OrderedDict[Path, Image.Image] = OrderedDict()
+        self._images: OrderedDict[StoredPicture, Image.Image] = OrderedDict()
 
-    def load(self, samples: Sequence[Sample]) -> list[Image.Image]:
-        """The RGB images of the samples, in order; one object for each distinct path."""
-        return [self._load(sample.image) for sample in samples]
+    def load(self, samples: Sequence[Sample]) -> list[list[Image.Image]]:
+        """The RGB images of each sample, in order; one object for each distinct path."""
+        return [[self._load(picture) for picture in sample.images] for sample in samples]
 
-    def _load(self, source: Path | Image.Image) -> Image.Image:
+    def _load(self, source: Picture) -> Image.Image:
         if isinstance(source, Image.Image):
             return to_rgb(source)
         if source in self._images:

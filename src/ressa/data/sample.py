@@ -1,23 +1,53 @@
-"""The data a task hands to a model: one image, one prompt, and what may be known of the answer."""
+"""The data a task hands to a model: pictures, a prompt, and what may be known of the answer."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
+
+from ressa.data.picture import PackedPicture
+
+StoredPicture = Path | PackedPicture
+Picture = StoredPicture | Image.Image
+Turn = tuple[str, str]  # what was asked and what was answered
+
+PICTURE = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands in a prompt where a picture stands; pictures that no prompt places stand in front of the first one."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and one prompt; `target` is the text to learn (None when the sample is only asked).
+    """Pictures and a prompt; `target` is the text to learn (None when the sample is only asked).
 
-    `image` is a path (opened when it is needed) or a PIL image. `id` names the sample within its dataset.
+    `image` is one picture, a tuple of several (for models that take several) or None (text alone). A picture is a path or a
+    `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within its dataset, `split` is the
+    dataset's. `earlier` are the turns of the conversation before `prompt`; their answers are learned, too, where there is
+    a target.
     """
 
-    image: Path | Image.Image
+    image: Picture | tuple[Picture, ...] | None
     prompt: str
     target: str | None = None
     id: str = ""
+    earlier: tuple[Turn, ...] = field(default=(), kw_only=True)
+    split: str = field(default="", kw_only=True)
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        """Its pictures, in order; none where it is text alone."""
+        if self.image is None:
+            return ()
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def turns(self) -> tuple[tuple[str, str | None], ...]:
+        """Every turn of the conversation, the one with `target` last."""
+        return (*self.earlier, (self.prompt, self.target))
+
+
+AnySample = TypeVar("AnySample", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -45,13 +75,25 @@ class Question(Sample):
 class CaptionedImage(Sample):
     """An image with its reference captions and, where the dataset says so, the objects in it.
 
-    An object is given by the forms of its name, such as ("dog", "dogs").
+    An object is given by the forms of its name, such as ("dog", "dogs"). `kinds` are the groups in which the image is
+    also scored on its own (NoCaps' domain).
     """
 
     captions: tuple[str, ...] = ()
     objects: tuple[tuple[str, ...], ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+def picture_key(picture: Picture) -> Hashable:
+    """Equal for the same picture: its place, or which PIL image it is."""
+    return id(picture) if isinstance(picture, Image.Image) else picture
 
 
 def image_key(sample: Sample) -> Hashable:
-    """Equal for samples of the same image: its path, or which PIL image it is."""
-    return sample.image if not hasattr(sample.image, "getpixel") else id(sample.image)
+    """Equal for samples of the same pictures; one that shows none is like no other."""
+    return tuple(picture_key(picture) for picture in sample.images) or (sample.id, sample.turns)
+
+
+def with_split(samples: Sequence[AnySample], split: str) -> list[AnySample]:
+    """The samples, which are of this split."""
+    return [replace(sample, split=split) for sample in samples]

@@ -51,8 +51,8 @@ class Text:
             )
         return f"{self._placeholder}{prompt}"
 
-    def process(self, images: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
-        """The processor's output for rendered texts, one image each."""
+    def process(self, images: list[list[Image.Image]], texts: list[str]) -> dict[str, Tensor]:
+        """The processor's output for rendered texts, each with its images."""
         options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         bos = self.tokenizer.bos_token
         if bos and texts[0].startswith(bos):  # the chat template has written it already
@@ -61,7 +61,7 @@ class Text:
         if had_no_padding:
             self.tokenizer.pad_token_id = self.pad_id
         try:
-            return dict(self.processor(images=[[image] for image in images], text=texts, **options))
+            return dict(self.processor(images=images, text=texts, **options))
         finally:
             if had_no_padding:
                 self.tokenizer.pad_token = None
@@ -82,7 +82,7 @@ class Text:
     def _image_tokens(self, text: str) -> int:
         """How many image tokens the processor makes of a text and a blank image; 0 where it refuses."""
         try:
-            ids = self.process([Image.new("RGB", (32, 32))], [text])["input_ids"]
+            ids = self.process([[Image.new("RGB", (32, 32))]], [text])["input_ids"]
         except (ValueError, IndexError, RuntimeError):  # so says a processor that wants a placeholder
             return 0
         return int((ids == self.image_token_id).sum())

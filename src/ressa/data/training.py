@@ -7,13 +7,20 @@ from pathlib import Path
 
 from ressa.data.checking import PictureCheck
 from ressa.data.faults import Faults, OnBadSample
-from ressa.data.folder import FILES, DatasetFolder
+from ressa.data.folder import DatasetFolder
+from ressa.data.formats.part import KINDS, Kind
 from ressa.data.prompts import CAPTION, QUESTION
-from ressa.data.sample import CaptionedImage, Question, Sample
+from ressa.data.sample import CaptionedImage, Sample
 from ressa.errors import UsageError
 from ressa.warned import warn
 
-CAPTIONS, QA = ["caption"], ["vqa", "okvqa", "gqa"]
+MIXTURES: dict[str, list[Kind]] = {
+    "captions": ["captions"],
+    "qa": ["questions"],
+    "mix": ["captions", "questions"],
+    "instruct": ["conversations"],
+}
+"""Mixture → the kinds of samples that it takes equal shares of."""
 
 
 def training_samples(
@@ -30,9 +37,8 @@ def training_samples(
 ) -> list[Sample]:
     """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
 
-    mixture: `captions` (RESSA's choice), `qa` (questions of VQAv2, OK-VQA and GQA, those the split has),
-    `mix` (half and half), or task names (`caption`, `vqa`, `okvqa`, `gqa`: equal shares of those the split
-    has). Captions are drawn one an image, then second captions once every image has given one, and so on; a
+    mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
+    names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn one an image, then second captions once every image has given one, and so on; a
     question's target is its most common answer. `question` and `caption` are the prompts. A split with fewer
     samples gives all it has, and that is said.
 
@@ -44,7 +50,9 @@ def training_samples(
     if count < 1:
         raise UsageError(f"{count} samples were asked for: ask for at least one.")
     faults = Faults(on_bad, folder)
-    data = DatasetFolder(folder, question, caption, follow_links=follow_links, faults=faults)
+    data = DatasetFolder(
+        folder, question, caption, follow_links=follow_links, faults=faults, enough=count, seed=seed
+    )
     rng = random.Random(seed)
     pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
     order = _in_turn(map(_in_turn, pools))
@@ -64,40 +72,47 @@ def training_samples(
 
 
 def _groups(data: DatasetFolder, split: str, mixture: str | Sequence[str]) -> list[list[str]]:
-    """Groups of tasks with equal shares, each task's file being there."""
-    names = {"captions": [CAPTIONS], "qa": [QA], "mix": [CAPTIONS, QA]}
-    if isinstance(mixture, str) and mixture in names:
-        wanted = names[mixture]
+    """Groups of tasks with equal shares, each task being there."""
+    if isinstance(mixture, str) and mixture in MIXTURES:
+        wanted = [tasks_of(kind) for kind in MIXTURES[mixture]]
     else:
         tasks = [mixture] if isinstance(mixture, str) else list(mixture)
-        unknown = [task for task in tasks if task not in FILES]
+        unknown = [task for task in tasks if task not in KINDS]
         if unknown or not tasks:
             raise UsageError(
-                f"mixture {mixture!r} is unknown: choose captions, qa, mix or some of {', '.join(FILES)}."
+                f"mixture {mixture!r} is unknown: choose {', '.join(MIXTURES)} or some of {', '.join(KINDS)}."
             )
         wanted = [tasks]
     present = [[task for task in group if data.has(task, split)] for group in wanted]
+    if not any(present):
+        splits = sorted({name for group in wanted for task in group for name in data.splits(task)})
+        others = f" (there is {' and '.join(splits)})" if splits else ""
+        what = mixture if isinstance(mixture, str) else ", ".join(mixture)
+        raise UsageError(
+            f"{data.path} has no {what} in the split {split!r}: add them, or choose another split{others} or mixture."
+        )
     for group, tasks in zip(wanted, present, strict=True):
         if not tasks:
-            missing = " or ".join(FILES[task].format(split) for task in group)
-            splits = sorted({name for task in group for name in data.splits(task)})
-            others = f" (there is {' and '.join(splits)})" if splits else ""
-            raise UsageError(
-                f"{data.path} has no {missing}: add it, or choose another split than {split!r}{others}."
-            )
-    return present
+            warn(f"{data.path} has no {KINDS[group[0]]} in the split {split!r}, so that the mixture is the rest.")
+    return [group for group in present if group]
+
+
+def tasks_of(kind: Kind) -> list[str]:
+    return [task for task in KINDS if KINDS[task] == kind]
 
 
 def _pool(data: DatasetFolder, task: str, split: str, rng: random.Random) -> list[Sample]:
     """All samples of a task in a random order."""
-    if task == "caption":
-        return _caption_samples(data.captions(split), rng)
-    questions: list[Question] = getattr(data, task)(split)
-    samples = [Sample(each.image, each.prompt, each.target, each.id) for each in questions]
+    found = data.samples(task, split)
+    if KINDS[task] == "captions":
+        return _caption_samples(found, rng)
+    if KINDS[task] == "conversations":
+        return rng.sample(found, len(found))
+    samples = [Sample(each.image, each.prompt, each.target, each.id) for each in found]
     return rng.sample(samples, len(samples))
 
 
-def _caption_samples(images: list[CaptionedImage], rng: random.Random) -> list[Sample]:
+def _caption_samples(images: Sequence[CaptionedImage], rng: random.Random) -> list[Sample]:
     shuffled = rng.sample(images, len(images))
     orders = [rng.sample(image.captions, len(image.captions)) for image in shuffled]
     each = (

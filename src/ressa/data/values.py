@@ -1,6 +1,7 @@
 """Values in the JSON files of data sets: what a reader takes, and what is wrong with all else in a few words."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ressa.errors import UsageError
@@ -48,6 +49,13 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(text(each, what) for each in value)
     return (text(value, what),) if value != "" else ()
+
+
+def place_of(value: Any, what: str, among: Sequence[Any]) -> int:
+    """A place in a list, counted from 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(among):
+        raise UsageError(f"{what} is {shown(value)}, not a place in a list of {len(among)} from 0")
+    return value
 
 
 def items(value: Any, what: str) -> list[Any]:

@@ -1,15 +1,16 @@
 """What a model is to be asked: each task's samples, read, checked and drawn before any model is needed."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ressa.data import CaptionedImage, DatasetFolder, Question, Sample
-from ressa.data.checking import PictureCheck
+from ressa.data import DatasetFolder, Question
+from ressa.data.checking import PictureCheck, stored
 from ressa.data.faults import Faults, OnBadSample
+from ressa.data.picture import size_of
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import image_key
 from ressa.errors import UsageError
@@ -17,8 +18,6 @@ from ressa.provenance import fingerprint
 from ressa.warned import warn
 
 TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
-
-AnySample = TypeVar("AnySample", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Drawn:
             for sample in asked:
                 references = sample.answers if isinstance(sample, Question) else sample.captions
                 parts += [sample.id, sample.prompt, *references]
-                parts += [sample.image.name, str(sample.image.stat().st_size)]
+                for picture in stored(sample):
+                    parts += [picture.name, str(size_of(picture))]
         return fingerprint(parts)
 
 
@@ -75,7 +75,7 @@ def draw(
     for task in tasks:
         most = min(pool, limit or pool) if task == "retrieval" else limit
         groups: dict[Any, list[Any]] = {}
-        for sample in _reader(folder, task)(split):
+        for sample in folder.samples(task, split):
             groups.setdefault(image_key(sample), []).append(sample)
         chosen = _chosen(groups, most, seed)
         if most is not None and len(chosen) < most:
@@ -97,15 +97,3 @@ def _chosen(images: dict[Any, Any], limit: int | None, seed: int) -> list[Any]:
     kept = set(random.Random(seed).sample(list(images), limit))
     return [image for image in images if image in kept]
 
-
-def _reader(
-    folder: DatasetFolder, task: str
-) -> Callable[[str], Sequence[Question] | Sequence[CaptionedImage]]:
-    readers: dict[str, Callable[[str], Sequence[Question] | Sequence[CaptionedImage]]] = {
-        "vqa": folder.vqa,
-        "okvqa": folder.okvqa,
-        "gqa": folder.gqa,
-        "caption": folder.captions,
-        "retrieval": folder.retrieval,
-    }
-    return readers[task]

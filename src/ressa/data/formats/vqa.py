@@ -1,17 +1,45 @@
-"""VQAv2 and OK-VQA: a questions file and an annotations file with ten people's answers to each question."""
+"""VQAv2 and OK-VQA: a questions file and an annotations file with ten people's answers to each question.
 
-from collections.abc import Mapping
+VQAv2's archives unpack to `v2_OpenEnded_mscoco_val2014_questions.json` and `v2_mscoco_val2014_annotations.json`, OK-VQA's to
+the same names without `v2_`. The pictures are COCO's of 2014. Questions of the test splits have no public answers.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ressa.data.faults import Faults, collecting
+from ressa.data.formats.coco import folders_of
+from ressa.data.formats.part import Part, Reading
 from ressa.data.image_folder import ImageFolder, image_folder
 from ressa.data.jsonfile import lists
 from ressa.data.numbering import Numbering, ids_in
 from ressa.data.prompts import QUESTION
 from ressa.data.sample import Question
+from ressa.data.tree import Tree
 from ressa.data.values import answer, field, fields, identity, items, text, texts
 from ressa.errors import UsageError
+
+
+_QUESTIONS = re.compile(r"(v2_)?OpenEnded_mscoco_((train|val)2014)_questions\.json")
+
+
+def find(tree: Tree) -> Iterator[Part]:
+    for file in tree.files(".json"):
+        if found := _QUESTIONS.fullmatch(file.name):
+            version, own, split = found.groups()
+            answers = f"{version or ''}mscoco_{own}_annotations.json"
+            beside = [path for path in tree.files(".json") if path.name == answers]
+            if beside:
+                task, name = ("vqa", "VQAv2") if version else ("okvqa", "OK-VQA")
+                images = tree.pictures(file, *folders_of(own))
+                nearest = next((path for path in beside if path.parent == file.parent), beside[0])
+                yield Part(task, split, name, (file, nearest), _read, images, own, own)
+
+
+def _read(reading: Reading, part: Part) -> Sequence[Question]:
+    return read_vqa(*part.files, part.pictures(reading), reading.question, None, reading.faults)
 
 
 def read_vqa(

@@ -1,0 +1,52 @@
+"""The formats that datasets come in: one file each, which finds the format's parts in a data folder and reads them."""
+
+from collections.abc import Iterator
+
+from ressa.data.formats import (
+    aokvqa,
+    beside,
+    cc3m,
+    coco,
+    flickr,
+    genome,
+    gqa,
+    karpathy,
+    listed,
+    mmbench,
+    own,
+    pope,
+    scienceqa,
+    shards,
+    textvqa,
+    vizwiz,
+    vqa,
+)
+from ressa.data.formats.part import Part
+from ressa.data.tree import Tree
+
+# Where two find the same task and split, the first one counts.
+FORMATS = (
+    own,
+    karpathy,
+    coco,
+    vqa,
+    gqa,
+    aokvqa,
+    textvqa,
+    vizwiz,
+    scienceqa,
+    mmbench,
+    pope,
+    flickr,
+    genome,
+    cc3m,
+    shards,
+    beside,
+    listed,
+)
+
+
+def detect(tree: Tree) -> Iterator[Part]:
+    """Everything that some format recognises in a folder."""
+    for each in FORMATS:
+        yield from each.find(tree)

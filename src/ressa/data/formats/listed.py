@@ -1,0 +1,93 @@
+"""Lists of records in JSON or JSON lines, and `metadata.jsonl` or `metadata.csv` beside the pictures (imagefolder).
+
+LLaVA's and ShareGPT4V's conversations come in such files, and LAVIS's annotations.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ressa.data.formats.part import Part, Reading, read_each
+from ressa.data.formats.records import kind_of, named, record, task_of
+from ressa.data.formats.sniffing import beginning
+from ressa.data.jsonfile import entries, read_lines
+from ressa.data.sample import Sample
+from ressa.data.tree import Tree, split_of
+from ressa.errors import UsageError
+
+# What the other formats read, or what has no samples.
+_OTHERS = re.compile(
+    r"(captions|instances|person_keypoints|stuff)_.*|.*_questions|.*annotations|dataset_.*|karpathy|problems|pid_splits|"
+    r"aokvqa_v1p0_.*|TextVQA_.*|nocaps_.*captions.*|.*_pope_.*|question_answers|region_descriptions|.*sceneGraphs.*|"
+    r"gqa_.*|image_data|objects|attributes|relationships|package|config|.*_index|index",
+)
+
+
+def find(tree: Tree) -> Iterator[Part]:
+    """One part for each task, split and kind of file; files of conversations are read together."""
+    parts: dict[tuple[str, str], Part] = {}
+    for file in tree.files(".json", ".jsonl", ".csv"):
+        metadata = file.name in ("metadata.jsonl", "metadata.csv")
+        if file.suffix == ".csv" and not metadata or file.suffix == ".json" and _OTHERS.fullmatch(file.stem):
+            continue
+        start = beginning(file)
+        if file.suffix == ".json" and not re.match(r"\s*\[\s*\{", start):
+            continue
+        kind = kind_of(_header(start) if file.suffix == ".csv" else start)
+        if kind is None:
+            continue
+        split, task = split_of(file, tree.path), task_of(kind, file.stem)
+        images = (file.parent,) if metadata else (file.parent, *_homes(tree))
+        images = tuple(dict.fromkeys(images))
+        part = Part(task, split, f"{kind} in {file.name}", (file,), _read, images, own=file.stem)
+        if task == "instruct" and (task, split) in parts:
+            before = parts[task, split]
+            name = f"{kind} in {len(before.files) + 1} files"
+            part = replace(before, name=name, files=(*before.files, file), own="")
+        parts[task, split if task == "instruct" else str(file)] = part
+        if task == "instruct":
+            yield Part(task, file.stem, f"{kind} in {file.name}", (file,), _read, images, own=file.stem)
+    yield from parts.values()
+
+
+def _homes(tree: Tree) -> list[Path]:
+    """Folders that a picture's path may begin in."""
+    return [branch.path for branch in tree.branches]
+
+
+def _header(start: str) -> dict[str, str]:
+    return dict.fromkeys(next(csv.reader(start.splitlines()[:1]), []), "")
+
+
+def _read(reading: Reading, part: Part) -> Sequence[Sample]:
+    folder = part.pictures(reading)
+    found: list[Sample] = []
+    seen: set[Any] = set()
+    for file in part.files:
+        rows = _rows(file)
+        numbered = iter(range(len(rows)))
+
+        def make(entry: dict[str, Any], numbers: Iterator[int] = numbered, file: Path = file) -> Sample | None:
+            return record(reading, entry, folder.named, named(file, next(numbers)))
+
+        for sample in read_each(reading, part, file, rows, make, left_out="entries without an answer or a caption"):
+            key = (sample.id, sample.turns) if len(part.files) > 1 else None
+            if key is None or key not in seen:  # files of conversations are parts of each other
+                seen.add(key)
+                found.append(sample)
+    return found
+
+
+def _rows(file: Path) -> list[Any]:
+    if file.suffix == ".jsonl":
+        return read_lines(file)
+    if file.suffix == ".json":
+        return entries(file, "records")
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            return list(csv.DictReader(lines))
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{file} is no table with commas in UTF-8 ({error}): write it again.") from None
