@@ -216,12 +216,12 @@ def unreadable_image(data):
         path.write_bytes(b"no picture")
 
 
-def no_calibration_split(data):
-    for path in data.glob("*_calibration.json"):
+def no_dataset(data):
+    for path in data.glob("*.json"):
         path.unlink()
 
 
-@pytest.mark.parametrize("spoil", [empty_calibration, missing_images, unreadable_image, no_calibration_split])
+@pytest.mark.parametrize("spoil", [empty_calibration, missing_images, unreadable_image, no_dataset])
 def test_calibration_data_that_cannot_be_used(ressa, world, tmp_path, spoil):
     data = tmp_path / "data"
     shutil.copytree(world.data, data)

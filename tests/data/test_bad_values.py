@@ -156,7 +156,9 @@ def test_ids_compare_as_text_whatever_they_are_in_each_file(folder):
     change(folder / "questions_test.json", lambda v: v["questions"][0].update(image_id="0"))
     change(folder / "captions_test.json", lambda v: [i.update(id=str(i["id"])) for i in v["images"]])
     data = DatasetFolder(folder)
-    assert [question.image.name for question in data.samples("vqa", "test")] == [image_name(n) for n in range(4)]
+    assert [question.image.name for question in data.samples("vqa", "test")] == [
+        image_name(n) for n in range(4)
+    ]
     assert len(data.samples("caption", "test")) == 4
 
 

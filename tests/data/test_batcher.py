@@ -206,7 +206,7 @@ def test_a_sample_that_the_processor_refuses_is_named(monkeypatch):
     plain = batcher.text.process
 
     def picky(images, texts):
-        if any(image.size == (3, 3) for image in images):
+        if any(image.size == (3, 3) for (image,) in images):
             raise ValueError("height:3 and width:3 must be larger than factor:28")
         return plain(images, texts)
 

@@ -129,7 +129,7 @@ def test_the_cache_opens_each_file_once_and_holds_no_more_than_its_bounds(tmp_pa
         samples.append(Sample(tmp_path / f"{number}.png", "?"))
     cache = ImageCache(size=3)
     first = cache.load(samples[:2])
-    assert cache.load(samples[:2])[0] is first[0]
+    assert cache.load(samples[:2])[0][0] is first[0][0]
     cache.load(samples)
     assert len(cache._images) == 3
     monkeypatch.setattr(images, "CACHED_PIXELS", 150)

@@ -96,7 +96,9 @@ def test_prompts_can_be_others(folder):
     data = DatasetFolder(folder, question="Q: {} {A}", caption="Describe.")
     assert data.samples("vqa", "test")[0].prompt == "Q: What is in the picture? {A}"
     assert data.samples("gqa", "test")[0].prompt == "Q: Is there a cat? {A}"
-    assert {sample.prompt for sample in data.samples("caption", "test") + data.samples("retrieval", "test")} == {"Describe."}
+    assert {
+        sample.prompt for sample in data.samples("caption", "test") + data.samples("retrieval", "test")
+    } == {"Describe."}
     with pytest.raises(UsageError, match="needs one"):
         DatasetFolder(folder, question="What?")
 

@@ -17,6 +17,7 @@ from ressa.evaluation import TASKS, evaluate, generation
 from ressa.evaluation.metrics import cider
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from ressa.evaluation.shared_vision import shared_vision
+from ressa.warned import RessaWarning
 from tests.data.more_vlms import llava_next
 from tests.data.tiny_folders import tiny_dataset
 from tests.data.vlms import VLMS
@@ -189,13 +190,24 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
         evaluate(vlm, folder, ("caption",), limit=1)
     with pytest.raises(UsageError, match="does not exist"):
         evaluate(vlm, tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"questions_val\.json does not exist"):
+    with pytest.raises(UsageError, match=r"has no vqa in the split 'val': .*there is test"):
         evaluate(vlm, folder, ("vqa",), split="val")
 
 
-def test_missing_data_of_a_later_task_is_known_before_the_model_runs(vlm, tmp_path, monkeypatch):
+def test_bad_data_of_a_later_task_is_known_before_the_model_runs(vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("ressa.evaluation.scoring._run", lambda *_: pytest.fail("the model ran"))
     lacking = tiny_dataset(tmp_path / "lacking")
-    (lacking / "gqa_test.json").unlink()
-    with pytest.raises(UsageError, match=r"gqa_test\.json does not exist"):
+    (lacking / "gqa_test.json").write_text("{")
+    with pytest.raises(UsageError, match=r"gqa_test\.json is not valid JSON"):
         evaluate(vlm, lacking, ("vqa", "gqa"))
+
+
+def test_a_task_that_the_data_has_nothing_for_is_left_out_and_said(vlm, tmp_path):
+    lacking = tiny_dataset(tmp_path / "lacking", "val")
+    (lacking / "gqa_val.json").unlink()
+    with pytest.warns(RessaWarning, match="has nothing for gqa: left out"):
+        result = evaluate(vlm, lacking, ("vqa", "gqa"))
+    assert list(result["tasks"]) == ["vqa"]
+    assert (result["split"], result["splits"]) == ("val", {"vqa": "val"})
+    with pytest.raises(UsageError, match="has nothing for gqa: it has caption, vqa, okvqa"):
+        evaluate(vlm, lacking, ("gqa",))

@@ -9,6 +9,7 @@ from PIL import Image
 from ressa.data import Sample, training_samples
 from ressa.data.checking import readable
 from ressa.data.faults import Faults, OnBadSample
+from ressa.data.folder import TRAINED
 from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
@@ -44,17 +45,25 @@ def draw_samples(
     mixture: str,
     seed: int,
     *,
+    order: Sequence[str] = TRAINED,
     on_bad: OnBadSample = "stop",
     follow_links: bool = False,
 ) -> list[Sample]:
     """Samples of a dataset folder, drawn with a seed; `mixture` may be several tasks separated by commas.
 
-    on_bad, follow_links: as `training_samples` takes them.
+    order, on_bad, follow_links: as `training_samples` takes them.
     """
     tasks = [task.strip() for task in mixture.split(",")]
     wanted = tasks if len(tasks) > 1 else mixture
     return training_samples(
-        find_data(spec), split, count, seed, wanted, on_bad=on_bad, follow_links=follow_links
+        find_data(spec),
+        split,
+        count,
+        seed,
+        wanted,
+        order=order,
+        on_bad=on_bad,
+        follow_links=follow_links,
     )
 
 
@@ -88,3 +97,8 @@ def fingerprint_samples(samples: Sequence[Sample]) -> str:
                 yield said or ""
 
     return fingerprint(parts())
+
+
+def splits_of(samples: Sequence[Sample]) -> str:
+    """The splits that samples were drawn from, as text."""
+    return " and ".join(sorted({sample.split for sample in samples if sample.split}))

@@ -5,9 +5,10 @@ from typing import Any
 
 from ressa.allocation import read_plan
 from ressa.checkpoint import Manifest, descent, find, lasting_name
-from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, splits_of
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
+from ressa.data.folder import CALIBRATED
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
@@ -33,6 +34,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             recipe.samples,
             recipe.mixture,
             recipe.seed,
+            order=CALIBRATED,
             on_bad=recipe.on_bad_sample,
             follow_links=recipe.follow_links,
         )
@@ -58,7 +60,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
             "name": recipe.calibration,
-            "split": recipe.split,
+            "split": splits_of(samples),
             "samples": len(samples),
             "fingerprint": fingerprint_samples(samples),
         }

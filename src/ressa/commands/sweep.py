@@ -9,6 +9,7 @@ from ressa.commands.inputs import draw_samples, find_data, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time
 from ressa.data import Sample
+from ressa.data.folder import CALIBRATED
 from ressa.errors import UsageError
 from ressa.evaluation import draw
 from ressa.files import write_json
@@ -100,6 +101,7 @@ def _samples(recipe: SweepRecipe, vlm: "Vlm", seed: int) -> list[Sample]:
         recipe.samples,
         recipe.mixture,
         seed,
+        order=CALIBRATED,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
     )

@@ -33,9 +33,7 @@ class PictureCheck:
         """The samples whose pictures can be read, in order. A PIL image is taken for one that can."""
         self._open(picture for sample in samples for picture in stored(sample))
         return [
-            sample
-            for sample in samples
-            if all(self._problems[picture] is None for picture in stored(sample))
+            sample for sample in samples if all(self._problems[picture] is None for picture in stored(sample))
         ]
 
     def _open(self, pictures: Iterable[StoredPicture]) -> None:

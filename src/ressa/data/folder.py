@@ -13,6 +13,12 @@ from ressa.data.sample import with_split
 from ressa.data.tree import Tree
 from ressa.errors import UsageError
 
+AUTO = "auto"
+"""In place of a split: the first that a task has, of those below."""
+CALIBRATED = ("calibration", "train", "all")
+TRAINED = ("train", "all")
+SCORED = ("test", "testdev", "val")
+
 RETRIEVAL = "retrieval"
 TASKS = (*KINDS, RETRIEVAL)
 
@@ -72,6 +78,18 @@ class DatasetFolder:
         """Whether there is a task, in a split that is called so by ressa (val) or by its dataset (val2014)."""
         return self._find(task, split) is not None
 
+    def choose(self, task: str, split: str, order: Sequence[str]) -> str | None:
+        """The split that is meant: itself, or for `auto` the first of `order` that the task has; None where there is
+        none.
+
+        Splits with pictures come before those without.
+        """
+        _plain(split)
+        there = {
+            each: part for each in ([split] if split != AUTO else order) if (part := self._find(task, each))
+        }
+        return next((each for each, part in there.items() if part.ready), next(iter(there), None))
+
     def samples(self, task: str, split: str) -> Sequence[Any]:
         """The samples of a task in a split: Questions, CaptionedImages or conversations, in file order.
 
@@ -86,7 +104,7 @@ class DatasetFolder:
             return with_split(own.read_pool(self._reading, split), split)
         part = self._find(task, split)
         if part is None:
-            raise UsageError(self._missing(task, split))
+            raise UsageError(self.missing([task], split))
         return with_split(part.samples(self._reading), part.split)
 
     def _find(self, task: str, split: str) -> Part | None:
@@ -97,21 +115,20 @@ class DatasetFolder:
         order = _tasks(task)
         return min(found, key=lambda part: (order.index(part.task), not part.ready, part.split != split))
 
-    def _missing(self, task: str, split: str) -> str:
-        splits = self.splits(task)
+    def missing(self, tasks: Sequence[str], split: str) -> str:
+        """One sentence for tasks that are not there in a split."""
+        splits = sorted({each for task in tasks for each in self.splits(task)})
+        what = tasks[0] if len(tasks) == 1 else f"{', '.join(tasks[:-1])} or {tasks[-1]}"
         if splits:
+            asked = f"choose another split than {split!r}" if split != AUTO else "name a split"
             return (
-                f"{self._file(task, split)} does not exist: choose another split than {split!r} (there is "
-                f"{' and '.join(splits)}), or put the file there."
+                f"{self.path} has no {what} in the split {split!r}: {asked} (there is {' and '.join(splits)}), or "
+                "add it (docs/data.md)."
             )
         there = self.tasks()
         if there:
-            return f"{self.path} has nothing for {task}: it has {', '.join(there)}."
+            return f"{self.path} has nothing for {what}: it has {', '.join(there)}. Choose among them, or add it."
         return f"{self.path} holds no dataset that is recognised: docs/data.md shows which are, and how they lie."
-
-    def _file(self, task: str, split: str) -> str:
-        """What the file that is missing could be called."""
-        return str(self.path / own.FILES.get(task, own.FILES["caption"]).format(split))
 
 
 def _tasks(task: str) -> tuple[str, ...]:

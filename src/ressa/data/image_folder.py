@@ -45,9 +45,9 @@ class ImageFolder:
         """The file of this name, which may have folders in it (train2014/x.jpg).
 
         It is looked for in the folder itself, then in those above it up to the data folder, then without its
-        own folders; likewise in the other folders; then, where its name is COCO's, by its number, as COCO names one picture
-        differently in different years. Raises UsageError when it is not there, no regular file, or leads out of the
-        data folder.
+        own folders; likewise in the other folders; then, where its name is COCO's, by its number, as COCO names one
+        picture differently in different years. Raises UsageError when it is not there, no regular file, or leads out
+        of the data folder.
         """
         words = text(name, "the file name").replace("\\", "/")
         parts = self._parts(words)
@@ -71,7 +71,9 @@ class ImageFolder:
         """The file of this name, its suffix left out. Raises UsageError where there is none, or more than one."""
         names = self.stems.get(stem, [])
         if not names:
-            raise UsageError(f"image {self._shown(stem)} does not exist, whatever its suffix, and the annotations name it")
+            raise UsageError(
+                f"image {self._shown(stem)} does not exist, whatever its suffix, and the annotations name it"
+            )
         if len(names) > 1:
             raise UsageError(f"image {stem} may be {names[0]} or {names[1]}: keep one of them")
         return self.named(names[0])

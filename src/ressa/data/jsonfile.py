@@ -101,4 +101,6 @@ def _text(path: Path) -> str:
     try:
         return _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8 ({error.reason}): download or write it again.") from None
+        raise UsageError(
+            f"{path} is no text in UTF-8 ({error.reason}): download or write it again."
+        ) from None

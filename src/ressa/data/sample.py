@@ -21,10 +21,10 @@ PICTURE = "\N{OBJECT REPLACEMENT CHARACTER}"
 class Sample:
     """Pictures and a prompt; `target` is the text to learn (None when the sample is only asked).
 
-    `image` is one picture, a tuple of several (for models that take several) or None (text alone). A picture is a path or a
-    `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within its dataset, `split` is the
-    dataset's. `earlier` are the turns of the conversation before `prompt`; their answers are learned, too, where there is
-    a target.
+    `image` is one picture, a tuple of several (for models that take several) or None (text alone). A picture is a
+    path or a `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within its dataset,
+    `split` is the dataset's. `earlier` are the turns of the conversation before `prompt`; their answers are learned,
+    too, where there is a target.
     """
 
     image: Picture | tuple[Picture, ...] | None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ressa.data.checking import PictureCheck
 from ressa.data.faults import Faults, OnBadSample
-from ressa.data.folder import DatasetFolder
+from ressa.data.folder import AUTO, TRAINED, DatasetFolder
 from ressa.data.formats.part import KINDS, Kind
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import CaptionedImage, Sample
@@ -32,15 +32,19 @@ def training_samples(
     *,
     question: str = QUESTION,
     caption: str = CAPTION,
+    order: Sequence[str] = TRAINED,
     on_bad: OnBadSample = "stop",
     follow_links: bool = False,
 ) -> list[Sample]:
     """`count` image-text samples of a split, drawn with a seed, for calibration and repair.
 
+    split: `auto` for the first of `order` that each task has.
+
     mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
-    names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn one an image, then second captions once every image has given one, and so on; a
-    question's target is its most common answer. `question` and `caption` are the prompts. A split with fewer
-    samples gives all it has, and that is said.
+    names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn
+    one an image, then second captions once every image has given one, and so on; a question's target is its most
+    common answer. `question` and `caption` are the prompts. A split with fewer samples gives all it has, and that is
+    said.
 
     Every picture is opened before they are handed out. on_bad: `stop` for what cannot be used (a UsageError), or
     `skip` it and draw another. follow_links: follow symbolic links that lead out of the folder.
@@ -54,25 +58,29 @@ def training_samples(
         folder, question, caption, follow_links=follow_links, faults=faults, enough=count, seed=seed
     )
     rng = random.Random(seed)
-    pools = [[_pool(data, task, split, rng) for task in tasks] for tasks in _groups(data, split, mixture)]
-    order = _in_turn(map(_in_turn, pools))
+    groups = _groups(data, split, order, mixture)
+    pools = [[_pool(data, task, found, rng) for task, found in group] for group in groups]
+    queue = _in_turn(map(_in_turn, pools))
     pictures = PictureCheck(faults)
     samples: list[Sample] = []
-    while drawn := list(islice(order, count - len(samples))):
+    while drawn := list(islice(queue, count - len(samples))):
         samples += pictures.usable(drawn)
     faults.settle()
+    taken = " and ".join(sorted({repr(found) for group in groups for _, found in group}))
     if not samples:
         raise UsageError(
-            f"{data.path} has no sample of the split {split!r} that can be used: correct its files."
+            f"{data.path} has no sample of the split {taken} that can be used: correct its files."
         )
     if len(samples) < count:
-        warn(f"{count:,} samples were asked for; the split {split!r} of {data.path} has {len(samples):,}.")
+        warn(f"{count:,} samples were asked for; the split {taken} of {data.path} has {len(samples):,}.")
     rng.shuffle(samples)
     return samples
 
 
-def _groups(data: DatasetFolder, split: str, mixture: str | Sequence[str]) -> list[list[str]]:
-    """Groups of tasks with equal shares, each task being there."""
+def _groups(
+    data: DatasetFolder, split: str, order: Sequence[str], mixture: str | Sequence[str]
+) -> list[list[tuple[str, str]]]:
+    """Groups of tasks with equal shares, each task with the split that it is taken from."""
     if isinstance(mixture, str) and mixture in MIXTURES:
         wanted = [tasks_of(kind) for kind in MIXTURES[mixture]]
     else:
@@ -83,17 +91,15 @@ def _groups(data: DatasetFolder, split: str, mixture: str | Sequence[str]) -> li
                 f"mixture {mixture!r} is unknown: choose {', '.join(MIXTURES)} or some of {', '.join(KINDS)}."
             )
         wanted = [tasks]
-    present = [[task for task in group if data.has(task, split)] for group in wanted]
+    present = [
+        [(task, found) for task in group if (found := data.choose(task, split, order))] for group in wanted
+    ]
     if not any(present):
-        splits = sorted({name for group in wanted for task in group for name in data.splits(task)})
-        others = f" (there is {' and '.join(splits)})" if splits else ""
-        what = mixture if isinstance(mixture, str) else ", ".join(mixture)
-        raise UsageError(
-            f"{data.path} has no {what} in the split {split!r}: add them, or choose another split{others} or mixture."
-        )
-    for group, tasks in zip(wanted, present, strict=True):
-        if not tasks:
-            warn(f"{data.path} has no {KINDS[group[0]]} in the split {split!r}, so that the mixture is the rest.")
+        raise UsageError(data.missing([task for group in wanted for task in group], split))
+    for group, there in zip(wanted, present, strict=True):
+        if not there:
+            where = "" if split == AUTO else f" in the split {split!r}"
+            warn(f"{data.path} has no {KINDS[group[0]]}{where}: the mixture is the rest.")
     return [group for group in present if group]
 
 
@@ -108,7 +114,7 @@ def _pool(data: DatasetFolder, task: str, split: str, rng: random.Random) -> lis
         return _caption_samples(found, rng)
     if KINDS[task] == "conversations":
         return rng.sample(found, len(found))
-    samples = [Sample(each.image, each.prompt, each.target, each.id) for each in found]
+    samples = [Sample(each.image, each.prompt, each.target, each.id, split=each.split) for each in found]
     return rng.sample(samples, len(samples))
 
 
@@ -116,7 +122,7 @@ def _caption_samples(images: Sequence[CaptionedImage], rng: random.Random) -> li
     shuffled = rng.sample(images, len(images))
     orders = [rng.sample(image.captions, len(image.captions)) for image in shuffled]
     each = (
-        [Sample(image.image, image.prompt, caption, image.id) for caption in captions]
+        [Sample(image.image, image.prompt, caption, image.id, split=image.split) for caption in captions]
         for image, captions in zip(shuffled, orders, strict=True)
     )
     return list(_in_turn(each))

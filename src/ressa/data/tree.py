@@ -1,4 +1,4 @@
-"""What lies in a data folder: its annotation files, and the folders that hold pictures. Looked at once, by names alone."""
+"""What lies in a data folder, by names alone: its annotation files, and the folders that hold pictures."""
 
 import os
 import re
@@ -12,7 +12,9 @@ from ressa.errors import UsageError
 ANNOTATIONS = (".json", ".jsonl", ".tsv", ".csv", ".tar", ".token", ".parquet", ".arrow")
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 DEEPEST = 6  # folders below each other, as in images/coco/train2014
-_KNOWN = re.compile(r"(train|val|test|unlabeled)(\d{4}|_images)?|VG_100K(_2)?|validation|training|flickr30k.images")
+_KNOWN = re.compile(
+    r"(train|val|test|unlabeled)(\d{4}|_images)?|VG_100K(_2)?|validation|training|flickr30k.images"
+)
 WIDEST = 500  # folders in one: ScienceQA's pictures have a folder each
 
 
@@ -100,7 +102,12 @@ def _look(path: Path) -> tuple[Branch, list[Path]]:
                     files.append(entry.name)
                 elif suffix == ".txt":
                     texts = True
-                elif suffix == "" and not pictures and entry.name.replace("_", "").isdecimal() and entry.is_file():
+                elif (
+                    suffix == ""
+                    and not pictures
+                    and entry.name.replace("_", "").isdecimal()
+                    and entry.is_file()
+                ):
                     pictures = True  # CC3M's script saves pictures without a suffix
                 elif not entry.name.startswith(".") and entry.is_dir():
                     folders.append(path / entry.name)
@@ -137,7 +144,7 @@ SPLITS = {
 
 
 def split_of(path: Path, root: Path) -> str:
-    """The split that a file or folder is of by its name, or else by those of the folders it lies in; `train` for none."""
+    """The split that a file or folder is of, by its name or else by those of the folders above; `train` for none."""
     for part in reversed(path.relative_to(root).parts):
         for word in re.split(r"[^a-z]+", part.lower()):
             if word in SPLITS:

@@ -10,6 +10,7 @@ from typing import Any
 from ressa.data import DatasetFolder, Question
 from ressa.data.checking import PictureCheck, stored
 from ressa.data.faults import Faults, OnBadSample
+from ressa.data.folder import AUTO, SCORED
 from ressa.data.picture import size_of
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import image_key
@@ -22,11 +23,14 @@ TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
 
 @dataclass(frozen=True)
 class Drawn:
-    """Task → its samples, those of one image together; and how they were drawn."""
+    """Task → its samples, those of one image together; and how they were drawn.
+
+    splits: task → the split that its samples are of.
+    """
 
     samples: dict[str, list[Any]]
     name: str
-    split: str
+    splits: dict[str, str]
     limit: int | None
     seed: int
     on_bad: OnBadSample
@@ -49,7 +53,7 @@ def draw(
     data: str | Path,
     tasks: Sequence[str] = TASKS,
     *,
-    split: str = "test",
+    split: str = AUTO,
     limit: int | None = None,
     pool: int = 200,
     seed: int = 0,
@@ -60,7 +64,8 @@ def draw(
 ) -> Drawn:
     """Read a dataset folder's tasks; `evaluate` says what the arguments mean.
 
-    Every picture is opened once. Raises UsageError for an unknown task, or anything missing or wrong in the data.
+    Every picture is opened once. A task that the data has nothing for is left out, which is said. Raises UsageError
+    for an unknown task, where nothing is left, or for anything wrong in the data.
     """
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks:
@@ -71,24 +76,32 @@ def draw(
     faults = Faults(on_bad, data)
     folder = DatasetFolder(data, question, caption, follow_links=follow_links, faults=faults)
     pictures = PictureCheck(faults)
+    splits = {task: found for task in tasks if (found := folder.choose(task, split, SCORED))}
+    absent = [task for task in tasks if task not in splits]
+    if not splits:
+        raise UsageError(folder.missing(absent, split))
+    if absent:
+        warn(
+            f"{folder.path} has nothing for {', '.join(absent)}{'' if split == AUTO else f' in {split}'}: left out."
+        )
     samples: dict[str, list[Any]] = {}
-    for task in tasks:
+    for task, found in splits.items():
         most = min(pool, limit or pool) if task == "retrieval" else limit
         groups: dict[Any, list[Any]] = {}
-        for sample in folder.samples(task, split):
+        for sample in folder.samples(task, found):
             groups.setdefault(image_key(sample), []).append(sample)
         chosen = _chosen(groups, most, seed)
         if most is not None and len(chosen) < most:
-            asked = f"{most:,} images were asked for"
-            warn(f"{asked}; {task} has {len(chosen):,} in the split {split!r} of {folder.path}.")
+            wanted = f"{most:,} images were asked for"
+            warn(f"{wanted}; {task} has {len(chosen):,} in the split {found!r} of {folder.path}.")
         samples[task] = pictures.usable([sample for image in chosen for sample in groups[image]])
     faults.settle()
-    for task, found in samples.items():
-        if not found:
+    for task, asked in samples.items():
+        if not asked:
             raise UsageError(f"{task} has nothing left to ask in {folder.path}: correct its files.")
-        if task == "caption" and len(found) < 2:
+        if task == "caption" and len(asked) < 2:
             raise UsageError("CIDEr-D weighs words by how few images they fit: caption at least two images.")
-    return Drawn(samples, folder.name, split, limit, seed, on_bad)
+    return Drawn(samples, folder.name, splits, limit, seed, on_bad)
 
 
 def _chosen(images: dict[Any, Any], limit: int | None, seed: int) -> list[Any]:
@@ -96,4 +109,3 @@ def _chosen(images: dict[Any, Any], limit: int | None, seed: int) -> list[Any]:
         return list(images)
     kept = set(random.Random(seed).sample(list(images), limit))
     return [image for image in images if image in kept]
-

@@ -66,7 +66,9 @@ def score_by_itm(
                 continue
             for start in range(0, len(captions), batch_size):
                 texts = list(captions[start : start + batch_size])
-                inputs = _processed(processor, [image for (image,) in cache.load([sample] * len(texts))], texts)
+                inputs = _processed(
+                    processor, [image for (image,) in cache.load([sample] * len(texts))], texts
+                )
                 sharing.show([image_key(sample)] * len(texts))
                 output = model(**on_model(inputs, model), **switch)
                 logits = getattr(output, "itm_score", None)  # (B, 2): no match, match

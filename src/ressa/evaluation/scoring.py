@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ressa.data import Batcher
+from ressa.data.folder import AUTO
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.evaluation.caption import describe_images
 from ressa.evaluation.decoding import Decoding
@@ -32,7 +33,7 @@ def evaluate(
     data: str | Path,
     tasks: Sequence[str] = TASKS,
     *,
-    split: str = "test",
+    split: str = AUTO,
     limit: int | None = None,
     batch_size: int = 32,
     decoding: Decoding | None = None,
@@ -44,13 +45,13 @@ def evaluate(
     on_bad: OnBadSample = "stop",
     follow_links: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on each task of a dataset folder (layout: `ressa.data.folder`).
+    """Score a model on each task of a dataset folder (docs/data.md shows which are recognised).
 
     Args:
         vlm: the model and its processor.
         data: the dataset folder.
         tasks: names out of `TASKS`.
-        split: which split of the dataset.
+        split: which split of the dataset; `auto`: each task's test, testdev or val, the first that there is.
         limit: images a task looks at, drawn with the seed; all questions about them are asked. None: all.
         batch_size: samples a forward pass takes.
         decoding: beams, lengths and penalties of the generation; greedy by default.
@@ -63,8 +64,8 @@ def evaluate(
         follow_links: follow symbolic links that lead out of the dataset folder.
 
     Returns JSON-able data: `tasks` (task → `score` on 0–100, or above for CIDEr-D, `n`, `kinds`, … as each
-    task's module says), `average` of the scores, `split`, `limit`, `decoding`, `seed`, `data` (name and
-    fingerprint of everything that was asked), `computed_in` (a dtype), `versions`, `seconds`.
+    task's module says), `average` of the scores, `split` and `splits` (by task), `limit`, `decoding`, `seed`, `data`
+    (name and fingerprint of everything that was asked), `computed_in` (a dtype), `versions`, `seconds`.
 
     Raises UsageError for an unknown task, a missing file or image, samples that cannot be used, or a model that
     cannot do the task; RunError where the model computes no numbers (NaN).
@@ -117,7 +118,8 @@ def score(
     return {
         "tasks": results,
         "average": sum(result["score"] for result in results.values()) / len(results),
-        "split": drawn.split,
+        "split": " and ".join(dict.fromkeys(drawn.splits.values())),
+        "splits": drawn.splits,
         "limit": drawn.limit,
         "decoding": decoding.to_dict(),
         "seed": drawn.seed,

@@ -29,7 +29,7 @@ class EvaluateRecipe(DecodingRecipe):
     tasks: Tasks = TASKS
     data: Folder = EMBEDDED
     """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
-    split: TestSplit = "test"
+    split: TestSplit = "auto"
     limit: Positive | None = None
     """How many images each task looks at; all of them by default."""
     pool: Pool = 200

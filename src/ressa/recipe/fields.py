@@ -159,7 +159,14 @@ PatternOrDense = Annotated[str, BeforeValidator(_one_spelling_or_dense)]
 Calibration = Annotated[
     Folder, Field(description="The dataset folder of the calibration samples, or `embedded`.")
 ]
-SamplesSplit = Annotated[str, AfterValidator(_split), Field(description="The split they are drawn from.")]
+CalibrationSplit = Annotated[
+    str,
+    AfterValidator(_split),
+    Field(description="The split they are drawn from; auto: calibration, or else train."),
+]
+SamplesSplit = Annotated[
+    str, AfterValidator(_split), Field(description="The split they are drawn from; auto: train.")
+]
 Mixture = Annotated[
     str,
     Field(
@@ -172,6 +179,12 @@ Samples = Annotated[Positive, Field(description="How many they are.")]
 Tasks = Annotated[
     tuple[str, ...], BeforeValidator(_task_names), Field(description="Which, separated by commas.")
 ]
-TestSplit = Annotated[str, AfterValidator(_split), Field(description="The split to score on.")]
+TestSplit = Annotated[
+    str,
+    AfterValidator(_split),
+    Field(
+        description="The split to score on; auto: each task's test, testdev or val, the first that there is."
+    ),
+]
 Pool = Annotated[Positive, Field(description="How many images retrieval chooses among.")]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_numbers)]

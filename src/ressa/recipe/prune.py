@@ -10,6 +10,7 @@ from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
     Calibration,
+    CalibrationSplit,
     Dtype,
     InputPath,
     Method,
@@ -21,7 +22,6 @@ from ressa.recipe.fields import (
     PatternOrDense,
     PositiveFloat,
     Samples,
-    SamplesSplit,
     one_spelling,
 )
 
@@ -53,7 +53,7 @@ class PruneRecipe(DataRecipe):
     plan: InputPath | None = None
     """A plan file, or a folder that ressa pruned, whose plan to carry out instead."""
     calibration: Calibration = EMBEDDED
-    split: SamplesSplit = "calibration"
+    split: CalibrationSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 128
     batch_size: Literal["auto"] | BatchSize = "auto"

@@ -41,7 +41,7 @@ class RepairRecipe(DataRecipe):
     """The folder to write."""
     data: Folder = EMBEDDED
     """The dataset folder of the training samples, or `embedded`."""
-    split: SamplesSplit = "train"
+    split: SamplesSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 25_000
     epochs: Epochs = 1.0

@@ -9,6 +9,7 @@ from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
     Calibration,
+    CalibrationSplit,
     Dtype,
     Folder,
     Method,
@@ -19,7 +20,6 @@ from ressa.recipe.fields import (
     Pool,
     Positive,
     Samples,
-    SamplesSplit,
     Seeds,
     Tasks,
     TestSplit,
@@ -41,12 +41,12 @@ class SweepRecipe(DecodingRecipe):
     tasks: Tasks = ("vqa", "okvqa", "gqa", "caption")
     data: Folder = EMBEDDED
     """The dataset folder to score on, or `embedded`."""
-    split: TestSplit = "test"
+    split: TestSplit = "auto"
     limit: Positive | None = 100
     """How many images each task looks at."""
     pool: Pool = 50
     calibration: Calibration = EMBEDDED
-    calibration_split: SamplesSplit = "calibration"
+    calibration_split: CalibrationSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 64
     batch_size: BatchSize = 32

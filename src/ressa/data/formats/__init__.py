@@ -1,6 +1,7 @@
 """The formats that datasets come in: one file each, which finds the format's parts in a data folder and reads them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ressa.data.formats import (
     aokvqa,
@@ -47,6 +48,9 @@ FORMATS = (
 
 
 def detect(tree: Tree) -> Iterator[Part]:
-    """Everything that some format recognises in a folder."""
+    """Everything that some format recognises in a folder; a file is one format's."""
+    taken: set[Path] = set()
     for each in FORMATS:
-        yield from each.find(tree)
+        found = [part for part in each.find(tree) if not taken & set(part.files)]
+        taken.update(file for part in found for file in part.files)
+        yield from found

@@ -39,7 +39,9 @@ def _question(reading: Reading, pictures: Numbering, entry: dict[str, Any]) -> Q
     question = text(field(entry, "question"), "the question")
     choices = tuple(text(each, "a choice") for each in items(field(entry, "choices"), "choices"))
     correct = place_of(field(entry, "correct_choice_idx"), "the correct_choice_idx", choices)
-    direct = tuple(text(each, "an answer") for each in items(entry.get("direct_answers") or [], "direct_answers"))
+    direct = tuple(
+        text(each, "an answer") for each in items(entry.get("direct_answers") or [], "direct_answers")
+    )
     return Question(
         image=pictures.find(identity(field(entry, "image_id"), "the image_id")),
         prompt=reading.ask(question),

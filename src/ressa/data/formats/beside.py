@@ -1,4 +1,4 @@
-"""Pictures with a text file of the same name beside each: a caption. img2dataset's `files` output (CC3M) is such folders."""
+"""Pictures with a caption beside each, in a text file of the same name, as img2dataset's `files` output (CC3M)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,8 @@
 """CC3M as Google gives it: `Train_GCC-training.tsv`, lines of caption and address, and pictures that a script fetched.
 
-DownloadConceptualCaptions saves them as `training/<crc32 of the address>` or `training/<row>_<crc32>`, LAVIS's copy likewise;
-img2dataset writes captions beside the pictures. Most addresses are dead by now, so rows without a picture are left out and counted.
+DownloadConceptualCaptions saves them as `training/<crc32 of the address>` or `training/<row>_<crc32>`, LAVIS's copy
+likewise; img2dataset writes captions beside the pictures. Most addresses are dead by now, so rows without a picture
+are left out and counted.
 """
 
 import re
@@ -22,9 +23,13 @@ _FILE = re.compile(r"(Train|Validation)_?GCC-.*\.tsv")
 def find(tree: Tree) -> Iterator[Part]:
     for file in tree.files(".tsv"):
         if found := _FILE.fullmatch(file.name):
-            split, names = ("train", ("training", "train")) if found[1] == "Train" else ("val", ("validation", "val"))
+            split, names = (
+                ("train", ("training", "train")) if found[1] == "Train" else ("val", ("validation", "val"))
+            )
             images = tree.pictures(file, names)
-            if all(path.name.isdecimal() for path in images):  # img2dataset's, with the captions beside the pictures
+            if all(
+                path.name.isdecimal() for path in images
+            ):  # img2dataset's, with the captions beside the pictures
                 continue
             yield Part("caption", split, "CC3M", (file,), _read, images, names[0], f"cc3m_{split}")
 

@@ -1,7 +1,7 @@
 """COCO captions and NoCaps: `{"images": [{id, file_name}], "annotations": [{image_id, caption}]}`.
 
-COCO's archives unpack to `annotations/captions_train2017.json` and `train2017/`, likewise for `val` and 2014. NoCaps is the
-file `nocaps_val_4500_captions.json`, each image with its domain, and a folder of Open Images pictures.
+COCO's archives unpack to `annotations/captions_train2017.json` and `train2017/`, likewise for `val` and 2014. NoCaps
+is the file `nocaps_val_4500_captions.json`, each image with its domain, and a folder of Open Images pictures.
 """
 
 import re
@@ -31,7 +31,10 @@ def find(tree: Tree) -> Iterator[Part]:
             images = tree.pictures(file, *folders_of(own))
             yield Part("caption", split, f"COCO captions {year}", (file,), _read, images, own, own)
         elif found := _NOCAPS.fullmatch(file.name):
-            names = ("nocaps/val", "nocaps/images", "nocaps_images", "nocaps_val", "validation"), ("val", "images")
+            names = (
+                ("nocaps/val", "nocaps/images", "nocaps_images", "nocaps_val", "validation"),
+                ("val", "images"),
+            )
             images = tree.pictures(file, *names)
             yield Part("nocaps", found[1], "NoCaps", (file,), _read, images, "nocaps_images")
 
@@ -41,7 +44,11 @@ def folders_of(own: str) -> tuple[tuple[str, ...], ...]:
 
     The same pictures were split differently in 2014 and 2017; each is known by its number.
     """
-    others = ("train2017", "val2017", "test2017") if own.endswith(("2014", "2015")) else ("train2014", "val2014", "test2014")
+    others = (
+        ("train2017", "val2017", "test2017")
+        if own.endswith(("2014", "2015"))
+        else ("train2014", "val2014", "test2014")
+    )
     return (own,), others
 
 
@@ -58,7 +65,8 @@ def read_captions(
     """The images of a COCO captions file, each with its captions; images without one are left out, which is said.
 
     An image entry may carry `objects`: the names of what is in it, each a string or a list of its forms
-    (singular, plural); and its `domain` (NoCaps). faults: where to put what cannot be used; by default that raises UsageError.
+    (singular, plural); and its `domain` (NoCaps). faults: where to put what cannot be used; by default that raises
+    UsageError.
     """
     listed, annotations = lists(captions, WHAT, "images", "annotations")
     folder = image_folder(images)

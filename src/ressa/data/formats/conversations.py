@@ -1,8 +1,8 @@
 """Conversations about pictures: LLaVA-Instruct and ShareGPT4V (`conversations`) and chats (`messages`).
 
-LLaVA's files are lists of {id, image, conversations: [{from: human, value: "<image>\\n…"}, {from: gpt, value: …}]}, under
-any name; `image` is a path below a folder that holds coco/, gqa/, textvqa/, vg/ and so on, and is missing where the
-conversation is text alone. Every answer is a target; `<image>` says where a picture stands.
+LLaVA's files are lists of {id, image, conversations: [{from: human, value: "<image>\\n…"}, {from: gpt, value: …}]},
+under any name; `image` is a path below a folder that holds coco/, gqa/, textvqa/, vg/ and so on, and is missing
+where the conversation is text alone. Every answer is a target; `<image>` says where a picture stands.
 """
 
 import re
@@ -43,7 +43,9 @@ def conversation(entry: Mapping[str, Any], pictures: tuple[Picture, ...], key: s
         elif who == "system":
             system = words.strip()
         else:
-            raise UsageError(f"a turn is from {shown(who) if not isinstance(who, str) else repr(who[:40])}, not human or gpt")
+            raise UsageError(
+                f"a turn is from {shown(who) if not isinstance(who, str) else repr(who[:40])}, not human or gpt"
+            )
     if not turns:
         return None
     if system:
@@ -61,7 +63,9 @@ def _words(value: Any) -> str:
     if isinstance(value, list):  # of a chat: texts and pictures
         parts = (fields(each, "a part of a turn") for each in value)
         return "".join(
-            PICTURE if part.get("type") in ("image", "image_url") else text(part.get("text"), "a turn", may_be_empty=True)
+            PICTURE
+            if part.get("type") in ("image", "image_url")
+            else text(part.get("text"), "a turn", may_be_empty=True)
             for part in parts
         ).strip()
     return _MARK.sub(PICTURE, text(value, "a turn")).strip()

@@ -21,7 +21,7 @@ _LINE = re.compile(r"(?P<name>[^\t|]+?)(?:#\d+\t|\s*\|\s*\d+\s*\|)(?P<caption>.*
 
 def find(tree: Tree) -> Iterator[Part]:
     for file in tree.files(".token", ".csv"):
-        if file.suffix == ".token" and re.match(r"\d+\.jpg#\d\t", beginning(file)) or (
+        if (file.suffix == ".token" and re.match(r"\d+\.jpg#\d\t", beginning(file))) or (
             file.name == "results.csv" and beginning(file).startswith("image_name|")
         ):
             images = tree.pictures(file, *FLICKR)
@@ -35,12 +35,14 @@ def _read(reading: Reading, part: Part) -> Sequence[CaptionedImage]:
     found = []
     with collecting(reading.faults) as collected:
         for number, line in enumerate(_lines(file), 1):
-            if number == 1 and line.startswith("image_name|") or not line.strip():
+            if (number == 1 and line.startswith("image_name|")) or not line.strip():
                 continue
             with collected.at(file, "line", number):
                 if (match := _LINE.fullmatch(line)) is None:
                     raise UsageError("it is not an image's name, a number and a caption")
-                said.setdefault(match["name"].strip(), []).append(text(match["caption"], "the caption").strip())
+                said.setdefault(match["name"].strip(), []).append(
+                    text(match["caption"], "the caption").strip()
+                )
         for name, captions in said.items():
             with collected.at(file, name):
                 image = folder.named(name)

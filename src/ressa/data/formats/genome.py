@@ -62,7 +62,9 @@ def _each(reading: Reading, part: Part, name: str, make: Any) -> list[Any]:
     (file,) = part.files
     images = entries(file, part.name)
     # Older releases call an image's number image_id.
-    field_name = "id" if any(isinstance(entry, dict) and "id" in entry for entry in images[:9]) else "image_id"
+    field_name = (
+        "id" if any(isinstance(entry, dict) and "id" in entry for entry in images[:9]) else "image_id"
+    )
     pictures = Numbering("Visual Genome", part.pictures(reading), ids_in(images, field_name))
     found = []
     with collecting(reading.faults) as collected:

@@ -1,7 +1,8 @@
 """GQA: one file, question id → {imageId, question, answer, types}.
 
-questions1.2.zip unpacks to `train_balanced_questions.json`, `val_…`, `testdev_…` and files without answers, images.zip to
-`images/`. The unbalanced training questions (`train_all_questions/`, ten files) are read where there are no balanced ones.
+questions1.2.zip unpacks to `train_balanced_questions.json`, `val_…`, `testdev_…` and files without answers,
+images.zip to `images/`. The unbalanced training questions (`train_all_questions/`, ten files) are read where there
+are no balanced ones.
 """
 
 import re
@@ -18,7 +19,6 @@ from ressa.data.prompts import QUESTION
 from ressa.data.sample import Question
 from ressa.data.tree import Tree
 from ressa.data.values import answer, field, fields, identity, text, texts
-
 
 _QUESTIONS = re.compile(r"(train|val|testdev)_(balanced|all)_questions\.json")
 _SHARD = re.compile(r"train_all_questions_\d+\.json")

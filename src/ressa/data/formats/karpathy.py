@@ -1,4 +1,5 @@
-"""Karpathy's files (`dataset_coco.json`, `dataset_flickr30k.json` of caption_datasets.zip): images with split and sentences.
+"""Karpathy's files (`dataset_coco.json`, `dataset_flickr30k.json` of caption_datasets.zip): images with split and
+sentences.
 
 COCO's `restval` are pictures of val2014 that are neither in `val` nor in `test`; as everywhere, they belong to `train`.
 """
@@ -15,7 +16,6 @@ from ressa.data.sample import CaptionedImage
 from ressa.data.tree import Tree
 from ressa.data.values import field, fields, identity, items, text
 from ressa.errors import UsageError
-
 
 _SETS = {
     "dataset_coco.json": ("caption", "COCO, Karpathy's splits", ("train2014", "val2014")),
@@ -50,9 +50,9 @@ def read_karpathy(
 ) -> list[CaptionedImage]:
     """The images of one split with their sentences.
 
-    images: the folders to look into, or a folder: an image lies in the folder of it that its `filepath` names (COCO: `val2014`), else in the folder of
-    its split, else in `images` itself (Flickr30k). faults: where to put what cannot be used; by default that
-    raises UsageError. root, follow_links: as `ImageFolder` takes them.
+    images: the folders to look into, or a folder: an image lies in the folder of it that its `filepath` names (COCO:
+    `val2014`), else in the folder of its split, else in `images` itself (Flickr30k). faults: where to put what
+    cannot be used; by default that raises UsageError. root, follow_links: as `ImageFolder` takes them.
     """
     (listed,) = lists(path, "Karpathy's split files", "images")
     top = images.path if isinstance(images, ImageFolder) else Path(images)

@@ -4,6 +4,7 @@ LLaVA's and ShareGPT4V's conversations come in such files, and LAVIS's annotatio
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,39 +19,31 @@ from ressa.data.sample import Sample
 from ressa.data.tree import Tree, split_of
 from ressa.errors import UsageError
 
-# What the other formats read, or what has no samples.
-_OTHERS = re.compile(
-    r"(captions|instances|person_keypoints|stuff)_.*|.*_questions|.*annotations|dataset_.*|karpathy|problems|pid_splits|"
-    r"aokvqa_v1p0_.*|TextVQA_.*|nocaps_.*captions.*|.*_pope_.*|question_answers|region_descriptions|.*sceneGraphs.*|"
-    r"gqa_.*|image_data|objects|attributes|relationships|package|config|.*_index|index",
-)
-
 
 def find(tree: Tree) -> Iterator[Part]:
     """One part for each task, split and kind of file; files of conversations are read together."""
-    parts: dict[tuple[str, str], Part] = {}
+    parts: list[Part] = []
     for file in tree.files(".json", ".jsonl", ".csv"):
         metadata = file.name in ("metadata.jsonl", "metadata.csv")
-        if file.suffix == ".csv" and not metadata or file.suffix == ".json" and _OTHERS.fullmatch(file.stem):
-            continue
         start = beginning(file)
-        if file.suffix == ".json" and not re.match(r"\s*\[\s*\{", start):
+        if file.suffix == ".csv":
+            start = "" if not metadata else json.dumps(_header(start))
+        elif file.suffix == ".json" and not re.match(r"\s*\[\s*\{", start):
             continue
-        kind = kind_of(_header(start) if file.suffix == ".csv" else start)
-        if kind is None:
+        if (kind := kind_of(start)) is None:
             continue
-        split, task = split_of(file, tree.path), task_of(kind, file.stem)
-        images = (file.parent,) if metadata else (file.parent, *_homes(tree))
-        images = tuple(dict.fromkeys(images))
-        part = Part(task, split, f"{kind} in {file.name}", (file,), _read, images, own=file.stem)
-        if task == "instruct" and (task, split) in parts:
-            before = parts[task, split]
-            name = f"{kind} in {len(before.files) + 1} files"
-            part = replace(before, name=name, files=(*before.files, file), own="")
-        parts[task, split if task == "instruct" else str(file)] = part
-        if task == "instruct":
-            yield Part(task, file.stem, f"{kind} in {file.name}", (file,), _read, images, own=file.stem)
-    yield from parts.values()
+        homes = (file.parent,) if metadata else tuple(dict.fromkeys((file.parent, *_homes(tree))))
+        task, split = task_of(kind, file.stem), split_of(file, tree.path)
+        parts.append(Part(task, split, f"{kind} in {file.name}", (file,), _read, homes, own=file.stem))
+    together: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.task == "instruct":
+            together.setdefault(part.split, []).append(part)
+    for some in together.values():
+        if len(some) > 1:
+            files = tuple(file for part in some for file in part.files)
+            yield replace(some[0], name=f"conversations in {len(files)} files", files=files, own="")
+    yield from parts
 
 
 def _homes(tree: Tree) -> list[Path]:
@@ -58,8 +51,8 @@ def _homes(tree: Tree) -> list[Path]:
     return [branch.path for branch in tree.branches]
 
 
-def _header(start: str) -> dict[str, str]:
-    return dict.fromkeys(next(csv.reader(start.splitlines()[:1]), []), "")
+def _header(start: str) -> list[str]:
+    return next(csv.reader(start.splitlines()[:1]), [])
 
 
 def _read(reading: Reading, part: Part) -> Sequence[Sample]:
@@ -70,10 +63,14 @@ def _read(reading: Reading, part: Part) -> Sequence[Sample]:
         rows = _rows(file)
         numbered = iter(range(len(rows)))
 
-        def make(entry: dict[str, Any], numbers: Iterator[int] = numbered, file: Path = file) -> Sample | None:
+        def make(
+            entry: dict[str, Any], numbers: Iterator[int] = numbered, file: Path = file
+        ) -> Sample | None:
             return record(reading, entry, folder.named, named(file, next(numbers)))
 
-        for sample in read_each(reading, part, file, rows, make, left_out="entries without an answer or a caption"):
+        for sample in read_each(
+            reading, part, file, rows, make, left_out="entries without an answer or a caption"
+        ):
             key = (sample.id, sample.turns) if len(part.files) > 1 else None
             if key is None or key not in seen:  # files of conversations are parts of each other
                 seen.add(key)

@@ -1,6 +1,7 @@
 """MMBench: a table of {index, question, hint, A, B, C, D, answer, category, l2-category, image in base64}.
 
-`mmbench_dev_20230712.tsv`, `MMBench_DEV_EN.tsv` and the like; a picture in the table may be the index of an earlier row's.
+`mmbench_dev_20230712.tsv`, `MMBench_DEV_EN.tsv` and the like; a picture in the table may be the index of an earlier
+row's.
 """
 
 import base64

@@ -1,14 +1,14 @@
 """ressa's own layout: one folder, a file a task and split, named alike for all datasets.
 
-    images/<split>/                  the image files; images/ itself where splits share one folder
-    captions_<split>.json            as COCO's captions
-    questions_<split>.json           as VQAv2's questions
-    annotations_<split>.json         as VQAv2's annotations
-    okvqa_questions_<split>.json     as OK-VQA's
-    okvqa_annotations_<split>.json
-    gqa_<split>.json                 as GQA's questions
-    karpathy.json                    Karpathy's splits, of which retrieval takes its pool
-    images/gqa/                      GQA's image files, where they are kept apart from COCO's
+images/<split>/                  the image files; images/ itself where splits share one folder
+captions_<split>.json            as COCO's captions
+questions_<split>.json           as VQAv2's questions
+annotations_<split>.json         as VQAv2's annotations
+okvqa_questions_<split>.json     as OK-VQA's
+okvqa_annotations_<split>.json
+gqa_<split>.json                 as GQA's questions
+karpathy.json                    Karpathy's splits, of which retrieval takes its pool
+images/gqa/                      GQA's image files, where they are kept apart from COCO's
 """
 
 import re
@@ -80,9 +80,7 @@ def _questions(reading: Reading, part: Part) -> Sequence[Question]:
 def _gqa(reading: Reading, part: Part) -> Sequence[Question]:
     apart = reading.path / "images" / "gqa"
     folder = reading.images(apart if apart.is_dir() else images(reading.path, part.split))
-    return read_gqa(
-        part.files[0], folder, reading.question, _numbers(reading, part.split), reading.faults
-    )
+    return read_gqa(part.files[0], folder, reading.question, _numbers(reading, part.split), reading.faults)
 
 
 def _numbers(reading: Reading, split: str) -> dict[str, str]:

@@ -41,8 +41,8 @@ class Reading:
 
     path: the folder; nothing outside it is read unless `follow_links`. question, caption: the prompts. faults: where
     to put entries that cannot be used. enough: how many samples will be drawn, where that is known: a part that lies in
-    many shards reads no more of them than that takes, chosen with `seed`. numbers: image id → file name by split, as far as
-    it was looked up.
+    many shards reads no more of them than that takes, chosen with `seed`. numbers: image id → file name by split, as
+    far as it was looked up.
     """
 
     path: Path
@@ -74,9 +74,9 @@ class Reading:
 class Part:
     """One split of one task.
 
-    task: a key of `KINDS`. split: train, val, test or such; own: what the dataset calls it (val2014). name: the dataset's.
-    files: its annotation files. images: where its pictures are; wanted: what their folder is called where they are
-    missing. read: all of its samples.
+    task: a key of `KINDS`. split: train, val, test or such; own: what the dataset calls it (val2014). name: the
+    dataset's. files: its annotation files. images: where its pictures are; wanted: what their folder is called where
+    they are missing. read: all of its samples.
     """
 
     task: str
@@ -101,7 +101,8 @@ class Part:
         """Its samples. Raises UsageError where its pictures are missing."""
         if not self.ready:
             raise UsageError(
-                f"{reading.path} has no pictures for {self.files[0].name} ({self.name}): put the folder {self.wanted} there."
+                f"{reading.path} has no pictures for {self.files[0].name} ({self.name}): put the folder "
+                f"{self.wanted} there."
             )
         for file in self.files:
             reading.inside(file)

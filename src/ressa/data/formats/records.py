@@ -1,4 +1,5 @@
-"""Datasets without a format of their own: records that name a picture and say something of it, whatever file they come in.
+"""Datasets without a format of their own: records that name a picture and say something of it, whatever file they
+come in.
 
 A record is an object with a picture and
 
@@ -69,7 +70,9 @@ def record(reading: Reading, entry: Mapping[str, Any], find: Find, name: str) ->
 
     name: its id, where the record has none.
     """
-    key = next((identity(entry[each], f"the {each}") for each in ID if entry.get(each) not in (None, "")), name)
+    key = next(
+        (identity(entry[each], f"the {each}") for each in ID if entry.get(each) not in (None, "")), name
+    )
     if turns_of(entry) is not None:
         pictures = tuple(find(each) for each in _pictures(entry))
         return conversation(entry, pictures, key)

@@ -1,6 +1,7 @@
 """WebDataset shards: tar archives of pictures with a text or a record under the same key, as img2dataset writes CC3M.
 
-`00000.tar` holds `000000000.jpg`, `000000000.txt` and `000000000.json`. Nothing is unpacked: a picture is read where it lies.
+`00000.tar` holds `000000000.jpg`, `000000000.txt` and `000000000.json`. Nothing is unpacked: a picture is read where
+it lies.
 """
 
 import json
@@ -96,7 +97,9 @@ def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, Members]]:
         yield key, members
 
 
-def _sample(reading: Reading, file: Path, archive: tarfile.TarFile, key: str, members: Members) -> Sample | None:
+def _sample(
+    reading: Reading, file: Path, archive: tarfile.TarFile, key: str, members: Members
+) -> Sample | None:
     picture = next((member for suffix, member in members.items() if suffix in PICTURES), None)
     words = next((member for suffix, member in members.items() if suffix in TEXTS), None)
     image = None if picture is None else PackedPicture(file, picture.name, picture.offset_data, picture.size)
@@ -104,7 +107,9 @@ def _sample(reading: Reading, file: Path, archive: tarfile.TarFile, key: str, me
         if image is None:
             return None
         said = " ".join(_content(archive, words, 4 * LONGEST).decode("utf-8", errors="replace").split())
-        return CaptionedImage(image, reading.caption, None, key, (text(said, "the caption"),)) if said else None
+        return (
+            CaptionedImage(image, reading.caption, None, key, (text(said, "the caption"),)) if said else None
+        )
     if ".json" not in members:
         return None
 

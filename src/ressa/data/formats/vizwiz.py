@@ -1,6 +1,8 @@
-"""VizWiz-VQA: `val.json`, a list of {image, question, answers: ten {answer, answer_confidence}, answer_type, answerable}.
+"""VizWiz-VQA: `val.json`, a list of {image, question, answers: ten {answer, answer_confidence}, answer_type,
+answerable}.
 
-Annotations.zip unpacks to `train.json`, `val.json` and `test.json`, without answers; the pictures to `train/`, `val/`, `test/`.
+Annotations.zip unpacks to `train.json`, `val.json` and `test.json`, without answers; the pictures to `train/`,
+`val/`, `test/`.
 """
 
 import re

@@ -1,7 +1,8 @@
 """VQAv2 and OK-VQA: a questions file and an annotations file with ten people's answers to each question.
 
-VQAv2's archives unpack to `v2_OpenEnded_mscoco_val2014_questions.json` and `v2_mscoco_val2014_annotations.json`, OK-VQA's to
-the same names without `v2_`. The pictures are COCO's of 2014. Questions of the test splits have no public answers.
+VQAv2's archives unpack to `v2_OpenEnded_mscoco_val2014_questions.json` and `v2_mscoco_val2014_annotations.json`,
+OK-VQA's to the same names without `v2_`. The pictures are COCO's of 2014. Questions of the test splits have no
+public answers.
 """
 
 import re
@@ -21,7 +22,6 @@ from ressa.data.tree import Tree
 from ressa.data.values import answer, field, fields, identity, items, text, texts
 from ressa.errors import UsageError
 
-
 _QUESTIONS = re.compile(r"(v2_)?OpenEnded_mscoco_((train|val)2014)_questions\.json")
 
 
@@ -39,7 +39,8 @@ def find(tree: Tree) -> Iterator[Part]:
 
 
 def _read(reading: Reading, part: Part) -> Sequence[Question]:
-    return read_vqa(*part.files, part.pictures(reading), reading.question, None, reading.faults)
+    questions, annotations = part.files
+    return read_vqa(questions, annotations, part.pictures(reading), reading.question, None, reading.faults)
 
 
 def read_vqa(
