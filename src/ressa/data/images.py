@@ -110,6 +110,15 @@ class ImageCache:
         """The RGB images of each sample, in order; one object for each distinct path."""
         return [[self._load(picture) for picture in sample.images] for sample in samples]
 
+    def load_single(self, samples: Sequence[Sample]) -> list[Image.Image]:
+        """The one RGB image of each sample. Raises UsageError for a sample with several or none."""
+        for sample in samples:
+            if (count := len(sample.images)) != 1:
+                raise UsageError(
+                    f"sample {sample.id or '(unnamed)'} shows {count} pictures, and one is taken: leave it out."
+                )
+        return [image for (image,) in self.load(samples)]
+
     def _load(self, source: Picture) -> Image.Image:
         if isinstance(source, Image.Image):
             return to_rgb(source)

@@ -50,7 +50,7 @@ class PairBatcher:
         if not samples:
             raise UsageError("there are no samples to make a batch of: give at least one image-text sample.")
         texts = [self.text_of(sample) for sample in samples]
-        pictures = self._images.load(samples)
+        pictures = self._images.load_single(samples)
         made: dict[str, Any] = {"negatives": negatives([image_key(sample) for sample in samples], texts)}
         if self.late:
             return made | {"images": self.pictures(pictures), "texts": self.texts(texts)}

@@ -66,9 +66,7 @@ def score_by_itm(
                 continue
             for start in range(0, len(captions), batch_size):
                 texts = list(captions[start : start + batch_size])
-                inputs = _processed(
-                    processor, [image for (image,) in cache.load([sample] * len(texts))], texts
-                )
+                inputs = _processed(processor, cache.load_single([sample] * len(texts)), texts)
                 sharing.show([image_key(sample)] * len(texts))
                 output = model(**on_model(inputs, model), **switch)
                 logits = getattr(output, "itm_score", None)  # (B, 2): no match, match
@@ -91,7 +89,7 @@ def score_by_cosine(
     ):
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
-            inputs = processor.image_processor([image for (image,) in cache.load(part)], return_tensors="pt")
+            inputs = processor.image_processor(cache.load_single(part), return_tensors="pt")
             seen.append(_unit(model.get_image_features(**on_model(dict(inputs), model))))
             progress.advance(len(part))
         for start in range(0, len(captions), batch_size):
