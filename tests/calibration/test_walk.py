@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from families import FAMILIES, QUERIES, Family, every_family
+from families import FAMILIES, IMAGE_TOKEN, QUERIES, Family, every_family
 from torch import Tensor, nn
 
 from ressa.anatomy import Anatomy, Block, Chain, Tower, find_anatomy
@@ -112,6 +112,19 @@ def test_they_do_in_bfloat16_and_with_every_attention(name, attention):
         {k: v.bfloat16() if v.is_floating_point() else v for k, v in b.items()} for b in batches_of(family)
     ]
     assert_walk_equals_reference(family, model, batches, same=close)
+
+
+@pytest.mark.parametrize("where", ["behind", "between"])
+@pytest.mark.parametrize(
+    "name", ["llava", "paligemma", "qwen2.5-vl", "qwen3-vl", "smolvlm", "gemma3", "mllama"]
+)
+def test_text_without_a_picture_counts_in_the_language_tower_alone(name, where):
+    family = FAMILIES[name]
+    text = {key: family.batch(20)[key] for key in ("input_ids", "attention_mask", "labels")}
+    text["input_ids"] = text["input_ids"].masked_fill(text["input_ids"] == IMAGE_TOKEN, 5)
+    batches = batches_of(family)
+    batches.insert(2 if where == "behind" else 1, text)
+    assert_walk_equals_reference(family, family.model(), batches)
 
 
 def test_an_encoder_and_a_decoder_of_one_length_are_told_apart():
