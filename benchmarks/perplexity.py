@@ -10,8 +10,6 @@ A folder is read file by file in the order of the names, markup taken away. A mo
 
 import argparse
 import hashlib
-import html
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +17,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ressa.checkpoint import load
+from ressa.data.plain_text import read_text
 from ressa.device import find_device
 from ressa.evaluation.perplexity import perplexity
 from ressa.files import write_json
 from ressa.provenance import versions
 from ressa.report import Table
-
-
-def read_text(source: Path) -> str:
-    """The text of a file, or of all HTML and text files of a folder."""
-    files = [source] if source.is_file() else sorted(source.rglob("*.html")) + sorted(source.rglob("*.txt"))
-    parts = []
-    for file in files:
-        content = file.read_text(encoding="utf-8", errors="replace")
-        if file.suffix == ".html":
-            content = re.sub(r"(?s)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", content)
-            content = html.unescape(content)
-        parts.append(re.sub(r"\s+", " ", content).strip())
-    return "\n\n".join(parts)
 
 
 def language_model(folder: str, device: torch.device) -> tuple[Any, Any]:
