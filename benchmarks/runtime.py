@@ -29,6 +29,7 @@ from transformers import StaticCache
 
 from ressa.files import write_json
 from ressa.provenance import versions
+from ressa.runtime.kernels.sparse24 import Fp8Blocks24, to_fp8
 from ressa.runtime.linear import PackedLinear
 from ressa.runtime.packing import pack
 
@@ -60,12 +61,6 @@ class Fp8Linear(nn.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 values and a scale for each row, (rows, 1) in float32."""
-    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-6) / torch.finfo(torch.float8_e4m3fn).max
-    return (rows.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
-
-
 compiled_to_fp8 = torch.compile(to_fp8, dynamic=False)
 torch._dynamo.config.recompile_limit = 64  # one kernel for each number of tokens and width
 
@@ -76,6 +71,22 @@ def fp8(linear: nn.Linear, _: Tensor) -> nn.Module:
 
 def packed(linear: nn.Linear, mask: Tensor) -> nn.Module:
     return PackedLinear.of(pack(linear.weight, mask), linear.bias, "packed")
+
+
+class PackedFp8Linear(nn.Module):
+    """Our 2:4 weight with its kept values in e4m3; the inputs stay as they are."""
+
+    def __init__(self, linear: nn.Linear, mask: Tensor) -> None:
+        super().__init__()
+        self.prepared = Fp8Blocks24(pack(linear.weight, mask, "2:4"))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prepared.linear(x, self.bias)
+
+
+def packed_fp8(linear: nn.Linear, mask: Tensor) -> nn.Module:
+    return PackedFp8Linear(linear, mask)
 
 
 def semi_structured(linear: nn.Linear, _: Tensor) -> nn.Module:
@@ -312,6 +323,7 @@ SIDES: dict[str, tuple[Make | None, str]] = {
     "dense": (None, "2:4"),
     "dense FP8": (fp8, "2:4"),
     "ressa 2:4": (packed, "2:4"),
+    "ressa 2:4 in FP8": (packed_fp8, "2:4"),
     "torch 2:4": (semi_structured, "2:4"),
     "dense, 70 % zeros": (None, "0.7"),
     "ressa 70 %": (packed, "0.7"),

@@ -4,9 +4,9 @@
     python benchmarks/runtime_kernels.py --tune variants.json        tries every variant first, keeps the fastest
 
 Few tokens: 24 layers of one shape in a CUDA graph, each with its own weights, so that these are never in the L2
-cache; then the same eagerly, where the host counts too. Many tokens: eagerly. Dense is `F.linear` on the same
-weights, in the same run. Floor: the bytes of the weights over what the card reads in a second; products over what
-it computes. Medians; results are checked against fp64 first.
+cache; then the same eagerly, where the host counts too. Many tokens: eagerly. Dense is `F.linear` on the same weights,
+in the same run; for 2:4 in FP8 too, whose values are rounded to e4m3 with a scale a row. Floor: the bytes of the weights
+over what the card reads in a second; products over what it computes. Medians; results are checked against fp64 first.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, nvrtc, tuning, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, SplitBlocks
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
 from ressa.runtime.packing import pack
 
+PREPARED = {"2:4": Blocks24, "2:4 in FP8": Fp8Blocks24}
 SHAPES = "4096x4096,11008x4096,4096x11008,14336x4096"
 
 
@@ -86,19 +87,23 @@ def main() -> None:
         copies = [dense] + [dense.clone() for _ in range(options.layers - 1)]
         patterns: list[tuple[str, Tensor, str]] = []
         if not options.no_24:
+            few = ",".join(t for t in options.tokens.split(",") if int(t) <= variants.MOST_TOKENS)
             groups = torch.rand(rows, columns // 4, 4, device="cuda").argsort(2).lt(2)
             patterns.append(("2:4", groups.reshape(rows, columns), options.tokens))
+            patterns.append(("2:4 in FP8", groups.reshape(rows, columns), few))
         for sparsity in filter(None, options.sparsities.split(",")):
             mask = torch.rand(rows, columns, device="cuda") >= float(sparsity)
             patterns.append((sparsity, mask, options.any_tokens))
         timed_dense: dict[int, tuple[float, float]] = {}
         for name, mask, tokens_text in patterns:
             packed = pack(dense.masked_fill(~mask, 0.0), mask)
-            first = Blocks24(packed) if name == "2:4" else SplitBlocks(packed)
+            first = PREPARED.get(name, SplitBlocks)(packed)
             layers = [first] + [tuning.copy(first) for _ in range(options.layers - 1)]
             for tokens in map(int, tokens_text.split(",")):
-                few = layers if tokens <= variants.MOST_TOKENS else layers[:6]
-                ranked = tuning.ranking(few, tokens) if options.tune and tuning.tunable(first, tokens) else []
+                cold = layers if tokens <= variants.MOST_TOKENS else layers[:6]
+                ranked = (
+                    tuning.ranking(cold, tokens) if options.tune and tuning.tunable(first, tokens) else []
+                )
                 if ranked:  # else the layer takes these tokens in parts, each a case of its own, or unpacked
                     best = ranked[0][1]
                     table.setdefault(best.kernel, []).append(variants.entry((rows, columns), tokens, best))
@@ -107,9 +112,9 @@ def main() -> None:
                 x = torch.randn(tokens, columns, device="cuda", dtype=dtype)
                 if tokens not in timed_dense:
                     timed_dense[tokens] = times(
-                        [lambda w=w, x=x: F.linear(x, w) for w in copies[: len(few)]], options.eager
+                        [lambda w=w, x=x: F.linear(x, w) for w in copies[: len(cold)]], options.eager
                     )
-                row = measure(first, few, x, timed_dense[tokens], options.eager)
+                row = measure(first, cold, x, timed_dense[tokens], options.eager)
                 results["rows"].append({"pattern": name, "rows": rows, "columns": columns, **row})
                 print(line(results["rows"][-1]), flush=True)
             del layers, first
@@ -165,7 +170,7 @@ def measure(
 def line(row: dict[str, Any]) -> str:
     shape = f"{row['rows']}x{row['columns']}"
     return (
-        f"{row['pattern']:>4} {shape:>11} {row['tokens']:>5} tokens: dense {row['dense_us']:7.2f} us, "
+        f"{row['pattern']:>10} {shape:>11} {row['tokens']:>5} tokens: dense {row['dense_us']:7.2f} us, "
         f"packed {row['us']:7.2f} us ({row['tbytes_per_s']:.2f} TB/s), x{row['speedup']:.2f}; eagerly "
         f"{row['dense_eager_us']:7.2f}, {row['eager_us']:7.2f}, x{row['eager_speedup']:.2f}; "
         f"size {row['size']:.3f}, error {row['error']:.1e}{'' if row['deterministic'] else ', NOT DETERMINISTIC'}"
@@ -178,7 +183,7 @@ def summary(results: dict[str, Any]) -> None:
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         for tokens in dict.fromkeys(row["tokens"] for row in rows if row["pattern"] == pattern):
             same = [row for row in rows if (row["pattern"], row["tokens"]) == (pattern, tokens)]
-            text = f"{pattern:>4} {tokens:>5} tokens:"
+            text = f"{pattern:>10} {tokens:>5} tokens:"
             for kind in ("speedup", "eager_speedup"):
                 values = [row[kind] for row in same]
                 mean = exp(sum(map(log, values)) / len(values))
@@ -220,9 +225,10 @@ def compile_all(dtype: torch.dtype) -> None:
     for tokens in (8, 16, 32, 64):
         for columns in (4096, 11008):
             for bytes_, few in (
-                (0, variants.decode24_candidates(tokens, columns, limit)),
-                (5000, variants.split24_candidates(tokens, columns, 5000, limit)),
-                (2500, variants.split24_candidates(tokens, columns, 2500, limit)),
+                (0, variants.candidates(variants.Decode24, tokens, columns, 0, limit)),
+                (5000, variants.candidates(variants.Split24, tokens, columns, 5000, limit)),
+                (0, variants.candidates(variants.Fp8Decode24, tokens, columns, 0, limit)),
+                (2500, variants.candidates(variants.Split24, tokens, columns, 2500, limit)),
             ):
                 sizes = (variant.macros(variant.x_room(tokens, columns, bytes_, limit)) for variant in few)
                 programs |= {("decode24", tuple(size.items())) for size in sizes}

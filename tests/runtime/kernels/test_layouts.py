@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from mma_emulation import sparse_product
 from runtime_cases import SHAPES, mask_24, mask_any, packed
 
-from ressa.runtime.kernels import layout24, split
+from ressa.runtime.kernels import layout24, sparse24, split
+from ressa.runtime.packing import PackedWeight
 
 SMALL = [shape for shape in SHAPES if shape[0] * shape[1] <= 64 * 512]
 
@@ -83,6 +84,52 @@ def test_blocks_and_the_rest_multiply_as_the_weight_does(shape, sparsity):
                 y[:, row * 32 + tile * 16 :][:, :16] += found.T
         assert places.max() == end - begin, "a record is as long as its fullest lane"
     np.testing.assert_allclose(y[:, : shape[0]], x @ dense.double().numpy().T, atol=1e-12)
+
+
+def widened(values: np.ndarray, bf16: bool) -> np.ndarray:
+    """e4m3 bytes as floats by the steps of `widen_fp8` in cuda/common.cuh, each rounded as the GPU would."""
+    shift, rest, bias = (4, 0x07F0, 2.0**120) if bf16 else (1, 0x3F80, 2.0**8)
+    spread = values.astype(np.uint16) << 8
+    bits = spread & 0x8000 | spread >> shift & rest
+    if not bf16:
+        return bits.view(np.float16).astype(np.float64) * bias
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64) * bias
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_every_value_of_one_byte_is_widened_exactly(bf16):
+    codes = np.delete(np.arange(256, dtype=np.uint8), [0x7F, 0xFF])  # these are NaN
+    exact = torch.from_numpy(codes).view(torch.float8_e4m3fn).double().numpy()
+    found = widened(codes, bf16)
+    np.testing.assert_array_equal(found, exact)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(exact))
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+def test_blocks_of_one_byte_values_multiply_as_the_rounded_weight_does(shape):
+    torch.manual_seed(0)
+    weight = packed(mask_24(*shape), torch.bfloat16)
+    prepared = sparse24.Fp8Blocks24(weight)
+    high, wide, _ = prepared.blocks.shape
+    x = np.random.default_rng(0).standard_normal((8, shape[1]))
+    y, x_padded = np.zeros((8, high * 32)), padded(x, wide * 64)
+    for row, column in np.ndindex(high, wide):
+        block = prepared.blocks[row, column].contiguous().view(torch.uint8).numpy()
+        metadata = block[1024:].copy().view(np.uint32).reshape(32, 2)
+        for step, tile in np.ndindex(2, 2):
+            begin = (step * 2 + tile) * 256
+            registers = widened(block[begin : begin + 256], bf16=True).reshape(32, 4, 2)
+            part = x_padded[:, column * 64 + step * 32 :][:, :32].T
+            y[:, row * 32 + tile * 16 :][:, :16] += sparse_product(registers, part, metadata[:, step], tile).T
+    y = y[:, : shape[0]] * prepared.scale.double().numpy()
+    values, _ = layout24.from_blocks(prepared.blocks, *shape, torch.float8_e4m3fn)
+    rounded = PackedWeight(
+        values.float() * prepared.scale[:, None], weight.positions, weight.shape, "2:4"
+    ).dense()
+    np.testing.assert_allclose(y, x @ rounded.double().numpy().T, rtol=1e-6, atol=1e-6)
+    error = float((rounded - weight.dense().float()).norm() / weight.dense().float().norm())
+    assert 0.01 < error < 0.04  # of three bits of mantissa
+    assert prepared.blocks.nbytes == high * wide * 1280
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 from ressa.runtime import kernels
-from ressa.runtime.kernels import driver, launches, sparse24, tuning, variants
+from ressa.runtime.kernels import driver, launches, layout24, sparse24, tuning, variants
 from ressa.runtime.linear import PackedLinear
 
 if not kernels.supported(torch.device("cuda"), torch.float16):
@@ -90,7 +90,7 @@ def everything(shape, tokens):
     limit = driver.shared_limit(0)
     if tokens > variants.MOST_TOKENS:
         return [v for v in variants.prefill24_candidates() if v.shared <= limit]
-    return list(variants.decode24_candidates(tokens, shape[1], limit))
+    return list(variants.candidates(variants.Decode24, tokens, shape[1], 0, limit))
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61, 200])
@@ -105,8 +105,33 @@ def test_every_variant_of_24(shape, tokens):
             launches.prefill_with(variant, *shape, shape[1], x.dtype, 0, tokens)(x, weight.blocks, None, y)
         else:
             run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, 0, tokens)
-            run(x, weight.blocks, None, None, None, y)
+            run(x, weight.blocks, None, None, None, None, y)
         assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_of_one_byte(shape, dtype):
+    weight = sparse24.Fp8Blocks24(packed(mask_24(*shape), dtype, "cuda"))
+    values, positions = layout24.from_blocks(weight.blocks, *shape, torch.float8_e4m3fn)
+    exact_weight = unpack(values.double() * weight.scale[:, None].double(), positions, shape[1])
+    bias = torch.randn(shape[0], device="cuda").to(dtype)
+    for tokens in TOKENS:
+        x = torch.randn(tokens, shape[1], device="cuda").to(dtype)
+        exact = x.double() @ exact_weight.T + bias.double()
+        poison()
+        y = weight.linear(x, bias)
+        assert float((y.double() - exact).norm() / exact.norm()) < 2 * DTYPES[dtype], tokens
+        assert torch.equal(weight.linear(x, bias), y), "two runs agree bit for bit"
+
+
+def unpack(values, positions, columns):
+    """(rows, columns) in float64 from the kept values and their places."""
+    rows = len(values)
+    halves = torch.stack([positions & 15, positions >> 4], 2).view(rows, -1)[:, : columns // 4].long()
+    dense = torch.zeros(rows, columns // 4, 4, dtype=torch.float64, device=values.device)
+    dense.scatter_(2, torch.stack([halves & 3, halves >> 2], 2), values.view(rows, -1, 2))
+    return dense.view(rows, columns)
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32])
@@ -116,10 +141,10 @@ def test_every_variant_of_split(shape, tokens):
     x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
     exact = x.double() @ weight.dense().double().T
     longest = weight.record_bytes
-    for variant in variants.split24_candidates(tokens, shape[1], longest, driver.shared_limit(0)):
+    for variant in variants.candidates(variants.Split24, tokens, shape[1], longest, driver.shared_limit(0)):
         y = torch.full((tokens, shape[0]), torch.nan, device="cuda", dtype=torch.bfloat16)
         run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, longest, tokens)
-        run(x, weight.blocks, weight.records, weight.offsets, None, y)
+        run(x, weight.blocks, weight.records, weight.offsets, None, None, y)
         assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
 
 

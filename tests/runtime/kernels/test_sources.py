@@ -18,6 +18,8 @@ SIZES = [
     variants.Decode24(8, 1, 8, 1, 3, 2, 4),
     variants.Split24(1, 1, 1, 8, 4, 2, 1),
     variants.Split24(4, 2, 8, 1, 2, 2, 4),
+    variants.Fp8Decode24(1, 1, 1, 8, 8, 2, 1),
+    variants.Fp8Decode24(8, 1, 8, 1, 3, 2, 4),
 ]
 
 
@@ -58,7 +60,7 @@ def test_what_does_not_compile_says_why(tmp_path, monkeypatch):
     "shape", [(64, 64), (4096, 4096), (4096, 11008), (28672, 8192), (1000, 1152)], ids=str
 )
 def test_a_variant_is_chosen_for_any_layer(shape, tokens):
-    candidates = list(variants.decode24_candidates(tokens, shape[1], SHARED))
+    candidates = list(variants.candidates(variants.Decode24, tokens, shape[1], 0, SHARED))
     chosen = variants.choose(shape, tokens, candidates, lambda _: True)
     if chosen is None:  # x does not fit: the tokens are taken in parts
         assert not candidates
@@ -71,7 +73,7 @@ def test_a_variant_is_chosen_for_any_layer(shape, tokens):
 
 def test_a_table_of_the_user_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    candidates = list(variants.decode24_candidates(1, 4096, SHARED))
+    candidates = list(variants.candidates(variants.Decode24, 1, 4096, 0, SHARED))
     variants.forget()
     shipped = variants.choose((4096, 4096), 1, candidates, lambda _: True)
     wanted = next(variant for variant in candidates if variant != shipped)

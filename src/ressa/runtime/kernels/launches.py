@@ -13,21 +13,20 @@ from ressa.runtime.kernels.variants import (
     MOST_TOKENS,
     Decode24,
     Prefill24,
+    candidates,
     choose,
-    decode24_candidates,
     prefill24_candidates,
-    split24_candidates,
 )
 
-Few = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor], None]
-"""A launch for few tokens: x, blocks, records, offsets, bias, y."""
+Few = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor], None]
+"""A launch for few tokens: x, blocks, records, offsets, scale, bias, y."""
 Many = Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
 """A launch for many tokens: x, blocks, bias, y."""
 
 
 class _Decode(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "x", "y", "bias")),
+        *((name, ctypes.c_void_p) for name in ("weight", "x", "y", "bias", "scale")),
         *(
             (name, ctypes.c_int)
             for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
@@ -57,23 +56,28 @@ class _Unpack(ctypes.Structure):
 
 @lru_cache(maxsize=4096)
 def few_tokens(
-    rows: int, columns: int, width: int, dtype: torch.dtype, device: int, record_bytes: int, tokens: int
+    kind: type[Decode24],
+    rows: int,
+    columns: int,
+    width: int,
+    dtype: torch.dtype,
+    device: int,
+    record_bytes: int,
+    tokens: int,
 ) -> tuple[Few, int] | None:
     """The kernel for these tokens, and how many of them it takes at once: all, if they are few and their columns fit.
 
     width: columns of x, `columns` or some more than W has, which must be zeros. record_bytes: of the longest record,
-    0 for a 2:4 weight. None where not even one token's columns fit.
+    0 for a weight that has none. None where not even one token's columns fit.
     """
     limit, one_cta = driver.shared_limit(device), torch.cuda.get_device_capability(device) < (9, 0)
     most = min(tokens, MOST_SPLIT_TOKENS if record_bytes else MOST_TOKENS)
     while True:
-        candidates = (
-            split24_candidates(most, columns, record_bytes, limit)
-            if record_bytes
-            else decode24_candidates(most, columns, limit)
-        )
         variant = choose(
-            (rows, columns), most, candidates, lambda variant: variant.splits == 1 or not one_cta
+            (rows, columns),
+            most,
+            candidates(kind, most, columns, record_bytes, limit),
+            lambda variant: variant.splits == 1 or not one_cta,
         )
         if variant is not None:
             return decode_with(variant, rows, columns, width, dtype, device, record_bytes, most), most
@@ -111,12 +115,13 @@ def decode_with(
         blocks: Tensor,
         records: Tensor | None,
         offsets: Tensor | None,
+        scale: Tensor | None,
         bias: Tensor | None,
         y: Tensor,
     ) -> None:
         kernel(
             _Decode(
-                blocks.data_ptr(), x.data_ptr(), y.data_ptr(), _pointer(bias), rows, width, row_blocks,
+                blocks.data_ptr(), x.data_ptr(), y.data_ptr(), _pointer(bias), _pointer(scale), rows, width, row_blocks,
                 column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, x_part, record_bytes,
                 _pointer(records), _pointer(offsets),
             )

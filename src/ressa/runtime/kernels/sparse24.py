@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ressa.runtime.kernels import launches, layout24, split
 from ressa.runtime.kernels.inputs import aligned_rows, computing_dtype, is_traced
-from ressa.runtime.kernels.variants import MOST_TOKENS
+from ressa.runtime.kernels.variants import MOST_TOKENS, Decode24, Fp8Decode24, Split24
 from ressa.runtime.packing import PackedWeight
 from ressa.runtime.prepared import PreparedWeight
 from ressa.sparsity import pack_mask
@@ -80,6 +80,47 @@ class SplitBlocks(PreparedWeight):
         return launches.unpack(self.blocks, self.records, self.offsets, *self.shape, self.weight.dtype)
 
 
+class Fp8Blocks24(PreparedWeight):
+    """A 2:4 weight (out, in) whose kept values are rounded to e4m3, with a float32 scale a row: 0.625 bytes where bf16
+    has 2. What it computes is the rounded weight's product, so it stands for no packed weight on disk."""
+
+    blocks: Tensor
+    scale: Tensor
+
+    def __init__(self, packed: PackedWeight) -> None:
+        super().__init__()
+        self.shape = packed.shape
+        self.weight = nn.Parameter(packed.values.new_empty(0), requires_grad=False)
+        values, scale = to_fp8(packed.values)
+        self.register_buffer("blocks", layout24.to_blocks(values, packed.positions), persistent=False)
+        self.register_buffer("scale", scale[:, 0], persistent=False)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        x, bias = computing_dtype(x, bias, self.weight.dtype)
+        rows, columns = self.shape
+        y = x.new_empty((*x.shape[:-1], rows))
+        tokens = x.numel() // columns
+        x_rows = aligned_rows(x, columns)
+        shape = (rows, columns, x_rows.shape[1], x.dtype, x.get_device())
+        few = launches.few_tokens(Fp8Decode24, *shape, 0, tokens) if 0 < tokens <= MOST_TOKENS else None
+        if few is None:
+            return F.linear(x, self.dense(), bias)
+        _in_parts(*few, x_rows, self.blocks, bias, y, scale=self.scale)
+        return y
+
+    def packed(self) -> PackedWeight:
+        values, positions = layout24.from_blocks(self.blocks, *self.shape, torch.float8_e4m3fn)
+        scaled = (values.float() * self.scale[:, None]).to(self.weight.dtype)
+        return PackedWeight(scaled, positions, self.shape, "2:4")
+
+
+def to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, k) → e4m3 values (n, k) and their scales (n, 1) in float32; the largest of a row becomes 448."""
+    most = torch.finfo(torch.float8_e4m3fn).max
+    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / most
+    return (rows.float() / scale).clamp(-most, most).to(torch.float8_e4m3fn), scale
+
+
 def linear24(x: Tensor, blocks: Tensor, bias: Tensor | None, rows: int, columns: int) -> Tensor:
     """x (…, columns) → x Wᵀ + bias (…, rows) in x's dtype, fp16 or bf16, summed in fp32; bias (rows) or None.
 
@@ -90,9 +131,9 @@ def linear24(x: Tensor, blocks: Tensor, bias: Tensor | None, rows: int, columns:
     if tokens:
         x_rows = aligned_rows(x, columns)
         shape = (rows, columns, x_rows.shape[1], x.dtype, device)
-        few = launches.few_tokens(*shape, 0, tokens) if tokens <= MOST_TOKENS else None
+        few = launches.few_tokens(Decode24, *shape, 0, tokens) if tokens <= MOST_TOKENS else None
         if few is not None:
-            _in_parts(*few, x_rows, blocks, None, None, bias, y)
+            _in_parts(*few, x_rows, blocks, bias, y)
         elif launches.has_prefill(device):
             launches.many_tokens(*shape, tokens)(x_rows, blocks, bias, y)
         else:
@@ -118,10 +159,10 @@ def linear_split(
         if tokens <= FEW_TOKENS:
             x_rows = aligned_rows(x, columns)
             shape = (rows, columns, x_rows.shape[1], x.dtype, x.get_device())
-            few = launches.few_tokens(*shape, record_bytes, tokens)
+            few = launches.few_tokens(Split24, *shape, record_bytes, tokens)
         if few is None:
             return F.linear(x, launches.unpack(blocks, records, offsets, rows, columns, x.dtype), bias)
-        _in_parts(*few, x_rows, blocks, records, offsets, bias, y)
+        _in_parts(*few, x_rows, blocks, bias, y, records=records, offsets=offsets)
     return y
 
 
@@ -130,20 +171,22 @@ def _in_parts(
     most: int,
     x_rows: Tensor,
     blocks: Tensor,
-    records: Tensor | None,
-    offsets: Tensor | None,
     bias: Tensor | None,
     y: Tensor,
+    *,
+    records: Tensor | None = None,
+    offsets: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> None:
     """As many tokens at once as the kernel takes."""
     tokens = x_rows.shape[0]
     if tokens <= most:
-        run(x_rows, blocks, records, offsets, bias, y)
+        run(x_rows, blocks, records, offsets, scale, bias, y)
         return
     y = y.view(tokens, -1)
     for begin in range(0, tokens, most):
         part = slice(begin, begin + most)
-        run(x_rows[part], blocks, records, offsets, bias, y[part])
+        run(x_rows[part], blocks, records, offsets, scale, bias, y[part])
 
 
 _library = torch.library.Library("ressa", "FRAGMENT")

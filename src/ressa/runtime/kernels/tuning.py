@@ -14,10 +14,17 @@ from torch import Tensor
 from ressa.errors import RunError
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, launches, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, SplitBlocks
-from ressa.runtime.kernels.variants import MOST_SPLIT_TOKENS, MOST_TOKENS, Decode24, Prefill24
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
+from ressa.runtime.kernels.variants import (
+    MOST_SPLIT_TOKENS,
+    MOST_TOKENS,
+    Decode24,
+    Fp8Decode24,
+    Prefill24,
+    Split24,
+)
 
-Weight = Blocks24 | SplitBlocks
+Weight = Blocks24 | Fp8Blocks24 | SplitBlocks
 _Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
 
 _MOST_ERROR = 2e-2  # of a variant's output against the unpacked weight's, relative: beyond, it is broken
@@ -60,7 +67,7 @@ def tune(weights: Iterable[Any], token_counts: Sequence[int]) -> Iterator[tuple[
     """
     groups: dict[tuple[type, tuple[int, int]], list[Weight]] = {}
     for weight in weights:
-        if isinstance(weight, Blocks24 | SplitBlocks):
+        if isinstance(weight, Weight):
             groups.setdefault((type(weight), weight.shape), []).append(weight)
     for (_, shape), same in groups.items():
         several = _larger_than_cache(same)
@@ -93,6 +100,8 @@ def tunable(weight: Weight, tokens: int) -> bool:
     """Whether there is anything to choose; beyond few tokens a weight of any pattern is unpacked."""
     if isinstance(weight, SplitBlocks):
         return tokens <= MOST_SPLIT_TOKENS
+    if isinstance(weight, Fp8Blocks24):
+        return tokens <= MOST_TOKENS
     return tokens <= MOST_TOKENS or launches.has_prefill(weight.blocks.get_device())
 
 
@@ -126,20 +135,16 @@ def _cases(weight: Weight, tokens: int, x: Tensor) -> list[_Case]:
     if tokens > variants.MOST_TOKENS:
         prefill = [variant for variant in variants.prefill24_candidates() if variant.shared <= limit]
         return [(v, _many(launches.prefill_with(v, *shape, tokens))) for v in prefill]
-    if isinstance(weight, SplitBlocks):
-        bytes_ = weight.record_bytes
-        split = variants.split24_candidates(tokens, columns, bytes_, limit)
-        return [(v, _few(launches.decode_with(v, *shape, bytes_, tokens))) for v in split]
-    decode = variants.decode24_candidates(tokens, columns, limit)
-    return [(v, _few(launches.decode_with(v, *shape, 0, tokens))) for v in decode]
+    kind = {Blocks24: Decode24, Fp8Blocks24: Fp8Decode24, SplitBlocks: Split24}[type(weight)]
+    bytes_ = weight.record_bytes if isinstance(weight, SplitBlocks) else 0
+    few = variants.candidates(kind, tokens, columns, bytes_, limit)
+    return [(v, _few(launches.decode_with(v, *shape, bytes_, tokens))) for v in few]
 
 
 def _few(launch: launches.Few) -> Callable[[Weight, Tensor, Tensor], None]:
     def run(weight: Weight, x: Tensor, y: Tensor) -> None:
-        if isinstance(weight, SplitBlocks):
-            launch(x, weight.blocks, weight.records, weight.offsets, None, y)
-        else:
-            launch(x, weight.blocks, None, None, None, y)
+        records, offsets, scale = (getattr(weight, name, None) for name in ("records", "offsets", "scale"))
+        launch(x, weight.blocks, records, offsets, scale, None, y)
 
     return run
 

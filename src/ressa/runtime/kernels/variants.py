@@ -29,6 +29,7 @@ class Decode24:
     kernel: ClassVar[str] = "decode24"
     UNIT: ClassVar[int] = 1
     RECORDS: ClassVar[int] = 0
+    VALUE_BYTES: ClassVar[int] = 2
     token_tiles: int
     row_blocks: int
     warps_m: int
@@ -77,7 +78,7 @@ class Decode24:
 
     def shared(self, tokens: int, columns: int, record_bytes: int, room: int) -> int:
         """Bytes of a CTA's dynamic shared memory. record_bytes: of the longest record, where there are any."""
-        stages = self.stages * layout24.BLOCK_BYTES + self.RECORDS * record_bytes
+        stages = self.stages * layout24.block_bytes(self.VALUE_BYTES) + self.RECORDS * record_bytes
         loop = self.warps * self.row_blocks * stages + tokens * self.x_bytes(columns, room)
         sums = self.warps * self.token_tiles * 8 * (self.row_blocks * 32 + 4) * 4
         if self.splits > 1 and self.warps_k > 1:
@@ -94,6 +95,7 @@ class Decode24:
     def macros(self, room: int) -> dict[str, int]:
         return {
             "X_ROOM": room,
+            "FP8": int(self.VALUE_BYTES == 1),
             "RESIDUAL": int(self.RECORDS > 0),
             "TOKEN_TILES": self.token_tiles,
             "ROW_BLOCKS": self.row_blocks,
@@ -115,6 +117,14 @@ class Split24(Decode24):
 
 
 @dataclass(frozen=True)
+class Fp8Decode24(Decode24):
+    """The same for values of one byte."""
+
+    kernel: ClassVar[str] = "decode24_fp8"
+    VALUE_BYTES: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
 class Prefill24:
     """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages."""
 
@@ -127,7 +137,7 @@ class Prefill24:
 
     @property
     def shared(self) -> int:
-        stage = self.TOKENS * 128 + 4 * self.warpgroups * layout24.BLOCK_BYTES
+        stage = self.TOKENS * 128 + 4 * self.warpgroups * layout24.block_bytes()
         results = 4 * self.warpgroups * self.TOKENS * 80
         return 1024 + max(self.stages * (-(-stage // 1024) * 1024 + 16), results)
 
@@ -176,7 +186,7 @@ def choose(
 def _table(kernel: str) -> list[dict[str, Any]]:
     """The user's entries for this card first, so that of equally near ones theirs is taken."""
     shipped = json.loads(files("ressa.runtime.kernels").joinpath("variants.json").read_text(encoding="utf-8"))
-    return [*(user_table().get(kernel) or []), *shipped[kernel]]
+    return [*(user_table().get(kernel) or []), *shipped.get(kernel, [])]
 
 
 def user_table() -> dict[str, list[dict[str, Any]]]:
@@ -221,25 +231,29 @@ def _decode24_sizes() -> tuple[tuple[int, ...], ...]:
     )  # fmt: skip
 
 
-def decode24_candidates(tokens: int, columns: int, limit: int) -> Iterator[Decode24]:
-    for sizes in _sizes(tokens):
-        variant = Decode24(*sizes)
-        if variant.fits(tokens, columns, 0, limit):
-            yield variant
+FewTokens = TypeVar("FewTokens", bound=Decode24)
 
 
-def split24_candidates(tokens: int, columns: int, record_bytes: int, limit: int) -> Iterator[Split24]:
-    for sizes in _sizes(tokens):
-        variant = Split24(*sizes)
+def candidates(
+    kind: type[FewTokens], tokens: int, columns: int, record_bytes: int, limit: int
+) -> Iterator[FewTokens]:
+    """Variants of a kernel for few tokens that fit into `limit` bytes of a CTA's shared memory.
+
+    record_bytes: of the longest record, 0 for a weight that has none.
+    """
+    for sizes in _sizes(tokens, kind):
+        variant = kind(*sizes)
         if variant.fits(tokens, columns, record_bytes, limit):
             yield variant
 
 
-def _sizes(tokens: int) -> Iterator[tuple[int, ...]]:
+def _sizes(tokens: int, kind: type[Decode24]) -> Iterator[tuple[int, ...]]:
     tiles = 1 << max(0, -(-tokens // 8) - 1).bit_length()
-    for sizes in _decode24_sizes():
-        if sizes[0] == tiles:
-            yield from ((*sizes, splits) for splits in (1, 2, 4, 8))
+    for tile, blocks, warps_m, warps_k, stages, ctas in _decode24_sizes():
+        if tile == tiles:
+            for deeper in (1, 2) if kind.VALUE_BYTES == 1 else (1,):  # as many bytes under way
+                for splits in (1, 2, 4, 8):
+                    yield tile, blocks, warps_m, warps_k, stages * deeper, ctas, splits
 
 
 def prefill24_candidates() -> Iterator[Prefill24]:

@@ -48,6 +48,27 @@ DEVICE float widen(u16 value) {
 #endif
 }
 
+// Two pairs of e4m3 values as pairs of 16-bit floats, exactly: sign, exponent and mantissa go where these have them, and
+// the product with a power of two makes up for the other bias, of numbers below the smallest normal one too.
+DEVICE uint2 widen_fp8(u32 four) {
+#if BF16
+  const u32 shift = 4, rest = 0x07f007f0, bias = 0x7b807b80;  // 2^120
+#else
+  const u32 shift = 1, rest = 0x3f803f80, bias = 0x5c005c00;  // 2^8
+#endif
+  u32 pair[2] = {__byte_perm(four, 0, 0x1404), __byte_perm(four, 0, 0x3424)};
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    pair[i] = pair[i] & 0x80008000 | pair[i] >> shift & rest;
+#if BF16
+    asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(pair[i]) : "r"(bias), "r"(0x80008000));
+#else
+    asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(pair[i]) : "r"(bias));
+#endif
+  }
+  return make_uint2(pair[0], pair[1]);
+}
+
 // ---- shared memory -------------------------------------------------------------------------------------------
 
 DEVICE uint4 load_shared_16(u32 address) {
@@ -237,8 +258,12 @@ DEVICE void add(float4& sum, const float4& more) {
 }
 
 // Four results of one token, from `row` on; rows past the weight's last are not there.
-DEVICE void store_rows(u16* y, const u16* bias, float4 v, int row, int rows) {
+// scale: of each row, or null.
+DEVICE void store_rows(u16* y, const u16* bias, const float* scale, float4 v, int row, int rows) {
   float value[4] = {v.x, v.y, v.z, v.w};
+  if (scale)
+    for (int i = 0; i < 4; i++)
+      if (row + i < rows) value[i] *= scale[row + i];
   if (bias)
     for (int i = 0; i < 4; i++)
       if (row + i < rows) value[i] += widen(bias[row + i]);
@@ -261,7 +286,7 @@ DEVICE void store_rows(u16* y, const u16* bias, float4 v, int row, int rows) {
 // splits: CTAs in the cluster, each with its own part of k. first_row: that of the CTA's first warp.
 template <int TILES>
 DEVICE void reduce_and_store(float (&acc)[TILES][TOKEN_TILES][4], u8* memory, int splits, int rank, u16* y,
-                             const u16* bias, int tokens, int first_row, int rows) {
+                             const u16* bias, const float* scale, int tokens, int first_row, int rows) {
   constexpr int THREADS = WARPS_M * WARPS_K * 32, HEIGHT = TILES * 16, STRIDE = HEIGHT + 4;  // no bank conflicts
   constexpr int PART = TOKEN_TILES * 8 * STRIDE, CTA_ROWS = WARPS_M * HEIGHT;
   const int warp = warp_index(), lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
@@ -289,7 +314,7 @@ DEVICE void reduce_and_store(float (&acc)[TILES][TOKEN_TILES][4], u8* memory, in
       float4 sum = *(float4*)(sums + place(token, row, 0));
 #pragma unroll
       for (int k = 1; k < WARPS_K; k++) add(sum, *(float4*)(sums + place(token, row, k)));
-      if (splits == 1) store_rows(y + (size_t)token * rows, bias, sum, first_row + row, rows);
+      if (splits == 1) store_rows(y + (size_t)token * rows, bias, scale, sum, first_row + row, rows);
       else *(float4*)(joined + i * 4) = sum;
     }
   if (splits == 1) return;
@@ -300,7 +325,7 @@ DEVICE void reduce_and_store(float (&acc)[TILES][TOKEN_TILES][4], u8* memory, in
     const u32 address = base + 4 * (WARPS_K == 1 ? place(token, row, 0) : WARPS_M * WARPS_K * PART + i * 4);
     float4 sum = load_remote(address, 0);
     for (int k = 1; k < splits; k++) add(sum, load_remote(address, k));
-    store_rows(y + (size_t)token * rows, bias, sum, first_row + row, rows);
+    store_rows(y + (size_t)token * rows, bias, scale, sum, first_row + row, rows);
   }
   cluster_farewell();
 }

@@ -17,11 +17,17 @@
 // x comes in parts, each with a barrier: one for each place along k. Warps that go through all of k take one part after
 // the other, with all in memory, or only X_ROOM.
 //
-// Macros: BF16, RESIDUAL, X_ROOM, TOKEN_TILES (of 8 tokens), ROW_BLOCKS (of 32 rows, a warp), WARPS_M, WARPS_K, STAGES, CTAS (an
+// Values may be e4m3 (FP8), 8 bytes a lane and mma, with a scale a row: they are widened on their way into registers.
+//
+// Macros: BF16, FP8, RESIDUAL, X_ROOM, TOKEN_TILES (of 8 tokens), ROW_BLOCKS (of 32 rows, a warp), WARPS_M, WARPS_K, STAGES, CTAS (an
 // SM, asked of the compiler).
 #include "common.cuh"
 
-#define BLOCK 2304
+#ifndef FP8
+#define FP8 0
+#endif
+#define VALUES (FP8 ? 1024 : 2048)  // bytes of a block
+#define BLOCK (VALUES + 256)
 #define BARRIERS 1024  // bytes of shared memory before all else
 #define RECORD_MASKS 256
 #define LAST_TWO 0xeeeeeeee  // metadata: columns 2 and 3 of every group
@@ -38,6 +44,7 @@ struct Arguments {
   const u16* x;      // [tokens][columns], rows of x_stride values; 16-byte aligned
   u16* y;            // [tokens][rows]
   const u16* bias;   // [rows], or null
+  const float* scale;  // [rows], or null
   int rows, columns, row_blocks, column_blocks, tokens, x_stride, splits;
   u32 x_bytes;         // of shared memory for one token: the columns there and 16 bytes more, which keep banks apart
   u32 x_part;          // bytes of a part of these, where there is not room for all
@@ -45,6 +52,17 @@ struct Arguments {
   const u8* records;   // or null
   const u32* offsets;  // [row blocks · records of a row + 1]: where each record begins, in units of 128 bytes
 };
+
+// A lane's share of A of one tile and step.
+DEVICE void load_values(u32 (&a)[4], u32 address) {
+#if FP8
+  const uint2 eight = load_shared_8(address), low = widen_fp8(eight.x), high = widen_fp8(eight.y);
+  a[0] = low.x, a[1] = low.y, a[2] = high.x, a[3] = high.y;
+#else
+  const uint4 eight = load_shared_16(address);
+  a[0] = eight.x, a[1] = eight.y, a[2] = eight.z, a[3] = eight.w;
+#endif
+}
 
 #if RESIDUAL
 // Group `index` of eight in `mask`, or zeros if it is not there; `place`, a shared address, moves along the stream. Every
@@ -176,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
       const u32 at = ring + stage * STAGE, x_column = x_part + (column - part_column) * 128;
       uint2 metadata[ROW_BLOCKS];
 #pragma unroll
-      for (int m = 0; m < ROW_BLOCKS; m++) metadata[m] = load_shared_8(at + m * BLOCK + 2048 + lane * 8);
+      for (int m = 0; m < ROW_BLOCKS; m++) metadata[m] = load_shared_8(at + m * BLOCK + VALUES + lane * 8);
 #pragma unroll
       for (int step = 0; step < 2; step++) {
         uint4 b[TOKEN_TILES];
@@ -185,9 +203,9 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
 #pragma unroll
         for (int m = 0; m < ROW_BLOCKS; m++) {
           const u32 word = step ? metadata[m].y : metadata[m].x;
-          const u32 values = at + m * BLOCK + step * 1024 + lane * 16;
-          const uint4 u = load_shared_16(values), l = load_shared_16(values + 512);
-          const u32 upper[4] = {u.x, u.y, u.z, u.w}, lower[4] = {l.x, l.y, l.z, l.w};
+          const u32 values = at + m * BLOCK + (step * VALUES + lane * (VALUES / 64)) / 2;
+          u32 upper[4], lower[4];
+          load_values(upper, values), load_values(lower, values + VALUES / 4);
 #pragma unroll
           for (int t = 0; t < TOKEN_TILES; t++) {
             multiply<0>(acc[m * 2][t], upper, b[t], word);
@@ -224,6 +242,6 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
       }
     }
   }
-  reduce_and_store<ROW_BLOCKS * 2>(acc, memory + BARRIERS, a.splits, rank, a.y, a.bias, a.tokens,
+  reduce_and_store<ROW_BLOCKS * 2>(acc, memory + BARRIERS, a.splits, rank, a.y, a.bias, a.scale, a.tokens,
                                    cta * WARPS_M * ROW_BLOCKS * 32, a.rows);
 }
