@@ -4,9 +4,10 @@
     python benchmarks/runtime_kernels.py --tune variants.json        tries every variant first, keeps the fastest
 
 Few tokens: 24 layers of one shape in a CUDA graph, each with its own weights, so that these are never in the L2
-cache; then the same eagerly, where the host counts too. Many tokens: eagerly. Dense is `F.linear` on the same weights,
-in the same run; for 2:4 in FP8 too, whose values are rounded to e4m3 with a scale a row. Floor: the bytes of the weights
-over what the card reads in a second; products over what it computes. Medians; results are checked against fp64 first.
+cache; then the same eagerly, where the host counts too. Many tokens: eagerly. Dense is `F.linear` on the same
+weights, in the same run; for 2:4 in FP8 too, whose values are rounded to e4m3 with a scale a row. Floor: the bytes
+of the weights over what the card reads in a second; products over what it computes. Medians; results are checked
+against fp64 first.
 """
 
 import argparse
