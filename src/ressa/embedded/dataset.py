@@ -15,7 +15,7 @@ from ressa.files import fresh_directory
 from ressa.locks import held
 from ressa.progress import bar
 
-VERSION = 1  # of what a seed produces; part of the cache folder's name
+VERSION = 2  # of what a seed produces; part of the cache folder's name
 
 SIZES: dict[str, int] = {"train": 4000, "calibration": 256, "val": 500, "test": 2000, "novel": 500}
 """Scenes a split, by default."""
@@ -48,7 +48,7 @@ def dataset_folder(seed: int = 0, sizes: Mapping[str, int] | None = None, cache:
 
 
 def write_dataset(folder: Path, seed: int, sizes: Mapping[str, int]) -> None:
-    """Draw all splits and write images, captions, questions and retrieval lists."""
+    """Draw all splits and write images, captions, objects' places, questions and retrieval lists."""
     karpathy: list[dict] = []
     with bar("Drawing scenes", sum(sizes.values())) as progress:
         for split, count in sizes.items():
@@ -76,6 +76,7 @@ def _draw(images: Path, split: str, seed: int, index: int) -> dict:
         "id": SPLITS.index(split) * 10_000_000 + index,
         "file_name": name,
         "objects": [[thing.name, thing.plural] for thing in shown],
+        "places": [(o.thing, [o.left, o.top, o.width, o.height]) for o in scene.objects],
         "captions": captions(scene),
         "questions": questions(scene),
     }
@@ -84,6 +85,7 @@ def _draw(images: Path, split: str, seed: int, index: int) -> dict:
 def _write_split(folder: Path, split: str, records: list[dict], first_sentence: int) -> list[dict]:
     """Write one split's files; returns its entries of the Karpathy list."""
     _dump(folder / f"captions_{split}.json", _coco_captions(records))
+    _dump(folder / f"instances_{split}.json", _coco_instances(records))
     asked = [(record, number, q) for record in records for number, q in enumerate(record["questions"])]
     for family, prefix in (("vqa", ""), ("okvqa", "okvqa_")):
         rows = [(record, number, q) for record, number, q in asked if q.family == family]
@@ -114,6 +116,40 @@ def _coco_captions(records: list[dict]) -> dict:
             {"id": record["id"] * 5 + number, "image_id": record["id"], "caption": caption}
             for record in records
             for number, caption in enumerate(record["captions"])
+        ],
+    }
+
+
+def _coco_instances(records: list[dict]) -> dict:
+    """COCO instances, without outlines; a category's `forms` (singular, plural) are ours."""
+    placed = [(record, *place) for record in records for place in record["places"]]
+    categories = sorted({thing for _, thing, _ in placed}, key=lambda thing: thing.index)
+    return {
+        "info": INFO,
+        "licenses": [LICENSE],
+        "images": [
+            {"id": record["id"], "file_name": record["file_name"], "width": CANVAS, "height": CANVAS}
+            for record in records
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": record["id"],
+                "category_id": thing.index,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for number, (record, thing, box) in enumerate(placed, start=1)
+        ],
+        "categories": [
+            {
+                "id": thing.index,
+                "name": thing.name,
+                "forms": [thing.name, thing.plural],
+                "supercategory": thing.category,
+            }
+            for thing in categories
         ],
     }
 
