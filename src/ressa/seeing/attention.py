@@ -27,10 +27,11 @@ class Attended:
 
 @dataclass
 class Captured:
-    """The attentions of one forward in the order of its calls, and the grid of patches that the picture was cut into:
-    (rows, columns), None where no convolution cut one picture a sample."""
+    """The attentions of one forward in the order of its calls; how many pictures a convolution cut into patches, and each
+    into what grid of them (rows, columns), None where none did."""
 
     attended: list[Attended] = field(default_factory=list)
+    pictures: int | None = None
     grid: tuple[int, int] | None = None
 
     def of(self, tower: str) -> list[Attended]:
@@ -50,7 +51,9 @@ def capture(model: nn.Module, anatomy: Anatomy) -> Iterator[Captured]:
             for name, module in model.named_modules():
                 home = _home(name, homes)
                 if home is not None:
-                    handles.append(module.register_forward_hook(_Keeper(found, name, *home), with_kwargs=True))
+                    handles.append(
+                        module.register_forward_hook(_Keeper(found, name, *home), with_kwargs=True)
+                    )
                 if isinstance(module, nn.Conv2d) and module.in_channels == 3:
                     handles.append(module.register_forward_hook(_Cutter(found)))
             yield found
@@ -99,26 +102,33 @@ def _crosses(weights: Tensor, args: tuple, kwargs: dict[str, Any]) -> bool:
     if weights.shape[1] != weights.shape[2]:
         return True
     given = {**dict(enumerate(args)), **kwargs}
-    states = [(name, value) for name, value in given.items() if isinstance(value, Tensor) and value.dim() == 3]
+    states = [
+        (name, value) for name, value in given.items() if isinstance(value, Tensor) and value.dim() == 3
+    ]
     others = (value for name, value in states[1:] if str(name).isdigit() or "states" in str(name))
     return any(value is not states[0][1] and value.shape[1] == weights.shape[2] for value in others)
 
 
 class _Cutter:
-    """Notes how many patches a convolution made of each picture."""
+    """Notes how many patches a convolution made of each of how many pictures."""
 
     def __init__(self, found: Captured) -> None:
         self.found = found
 
     def __call__(self, module: nn.Conv2d, args: tuple, output: Tensor) -> None:
         if output.dim() == 4 and min(output.shape[2:]) > 1 and self.found.grid is None:
+            self.found.pictures = output.shape[0]
             self.found.grid = (output.shape[2], output.shape[3])
 
 
 @contextmanager
 def _eagerly(model: Any) -> Iterator[None]:
     """The model with plain attention, which has probabilities to give."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None}
+    configs = {
+        id(config): config
+        for module in model.modules()
+        if (config := getattr(module, "config", None)) is not None
+    }
     before = [(config, getattr(config, "_attn_implementation", None)) for config in configs.values()]
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")

@@ -72,7 +72,9 @@ def look(
     explained = [replace(asked, target=said) for asked, said in zip(questions, words, strict=True)]
     attention, why = _attention(model, batcher, explained, batch_size)
     looks = []
-    for answer, sample, seen in zip(answers, track(explained, "Hiding parts of pictures"), attention, strict=True):
+    for answer, sample, seen in zip(
+        answers, track(explained, "Hiding parts of pictures"), attention, strict=True
+    ):
         whole, drop = occlusion_map(model, batcher, sample, batch_size=batch_size)
         looks.append(Look(answer, round(whole, 5), seen, _plain(drop)))
     return Looks(list(words), looks, why)
@@ -126,7 +128,9 @@ def compare_looks(
             "pearson_same": mean([value for value, alike in zip(own, same, strict=True) if alike]),
             "strangers": mean(others),
         }
-        points = [pointing(b, where) for (_, b), where in zip(whole, places or [], strict=bool(places)) if where]
+        points = [
+            pointing(b, where) for (_, b), where in zip(whole, places or [], strict=bool(places)) if where
+        ]
         if points:
             result[kind] |= {key: mean([point[key] for point in points]) for key in points[0]}
             result[kind]["named"] = len(points)

@@ -43,6 +43,8 @@ def attention_maps(model: Any, batcher: Batcher, anatomy: Anatomy, samples: Sequ
     inputs = on_model(batcher.training(samples), model)
     with capture(model, anatomy) as captured, torch.inference_mode():
         model(**inputs)
+    if captured.pictures not in (None, len(samples)):
+        raise NoMap("it reads several crops of a picture")
     rows = _answer_rows(inputs["labels"].cpu(), batcher.encoder_decoder)
     onto_tokens, tokens = _language(captured, anatomy, inputs["input_ids"].cpu(), batcher)
     answers = torch.stack([onto[where].mean(0) for onto, where in zip(onto_tokens, rows, strict=True)])
@@ -78,7 +80,9 @@ def _language(
     if decoder and not crossed:
         raise NoMap("its decoder gives no attention to what its encoder read")
     onto = _mean(crossed or [each.weights for each in attended])
-    if crossed and not decoder:  # the words of some layers read the picture's tokens, which are not among them
+    if (
+        crossed and not decoder
+    ):  # the words of some layers read the picture's tokens, which are not among them
         return list(onto), onto.shape[2]
     pictures = input_ids == batcher.text.image_token_id
     counts = pictures.sum(1)
@@ -151,6 +155,6 @@ def _grid(
     candidates.append((side, side))
     for rows, columns in candidates:
         extra = count - rows * columns
-        if 0 <= extra <= SPECIAL and rows * columns > 1 and (extra == 0 or rows * columns > SPECIAL):
+        if 0 <= extra <= SPECIAL and rows * columns > max(1, extra):
             return rows, columns
-    raise NoMap(f"its {count} tokens of a picture do not lie in a grid that is known (several crops, perhaps)")
+    raise NoMap(f"its {count} tokens of a picture do not lie in a grid that is known")

@@ -22,7 +22,9 @@ def swapped(drawn: Drawn) -> Drawn:
             continue
         images: dict[Hashable, Any] = {image_key(sample): sample.image for sample in asked}
         if len(images) < 2:
-            raise UsageError(f"{task} asks about one image only, so there is none to swap it with: ask for more.")
+            raise UsageError(
+                f"{task} asks about one image only, so there is none to swap it with: ask for more."
+            )
         keys = list(images)
         others = dict(zip(keys, [images[key] for key in (*keys[1:], keys[0])], strict=True))
         samples[task] = [replace(sample, image=others[image_key(sample)]) for sample in asked]
