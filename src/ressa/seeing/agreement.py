@@ -44,10 +44,10 @@ def covered(places: Sequence[Place], shape: tuple[int, int]) -> Map:
 def pointing(seen: Map, places: Sequence[Place]) -> dict[str, float]:
     """Whether a map points at the boxes.
 
-    hit: 1 where the middle of the largest cell lies in one of them (the pointing game: Zhang et al., "Top-down Neural
-    Attention by Excitation Backprop", ECCV 2016, §4.1, here without a margin). mass: the share of the map's positive part
-    inside (Wang et al., "Score-CAM", CVPR-W 2020, §4.3). area: the boxes' share of the picture: the mass of a map that
-    is the same everywhere, and the chance of a hit.
+    hit: 1 where the middle of the largest cell lies in one of them (the pointing game: Zhang et al., "Top-down
+    Neural Attention by Excitation Backprop", ECCV 2016, §4.1, here without a margin). mass: the share of the map's
+    positive part inside (Wang et al., "Score-CAM", CVPR-W 2020, §4.3). area: the boxes' share of the picture: the mass
+    of a map that is the same everywhere, and the chance of a hit.
     """
     row, column = np.unravel_index(int(np.argmax(seen)), seen.shape)
     y, x = (row + 0.5) / seen.shape[0], (column + 0.5) / seen.shape[1]

@@ -14,8 +14,8 @@ from ressa.anatomy import Anatomy
 class Attended:
     """What one attention module paid in one forward.
 
-    module: its name; chain: the anatomy's name of the chain of blocks it stands in. weights: (B, Q, K) float32 on the CPU, the mean over
-    heads; each row sums to 1. cross: whether the keys are of other states than the queries.
+    module: its name; chain: that of the anatomy's chain of blocks it stands in. weights: (B, Q, K) float32 on the CPU,
+    the mean over heads; each row sums to 1. cross: whether the keys are of other states than the queries.
     """
 
     module: str
@@ -27,8 +27,8 @@ class Attended:
 
 @dataclass
 class Captured:
-    """The attentions of one forward in the order of its calls; how many pictures a convolution cut into patches, and each
-    into what grid of them (rows, columns), None where none did."""
+    """The attentions of one forward in the order of its calls; and how many pictures a convolution cut into patches,
+    each into what grid of them (rows, columns), None where none did."""
 
     attended: list[Attended] = field(default_factory=list)
     pictures: int | None = None
@@ -101,11 +101,9 @@ def _crosses(weights: Tensor, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the keys were of other states than the queries: their number differs, or the module was given some."""
     if weights.shape[1] != weights.shape[2]:
         return True
-    given = {**dict(enumerate(args)), **kwargs}
-    states = [
-        (name, value) for name, value in given.items() if isinstance(value, Tensor) and value.dim() == 3
-    ]
-    others = (value for name, value in states[1:] if str(name).isdigit() or "states" in str(name))
+    given = [*(("states", value) for value in args), *kwargs.items()]
+    states = [(name, value) for name, value in given if isinstance(value, Tensor) and value.dim() == 3]
+    others = (value for name, value in states[1:] if "states" in name)
     return any(value is not states[0][1] and value.shape[1] == weights.shape[2] for value in others)
 
 

@@ -1,9 +1,9 @@
 """Evidence: how much less likely an answer becomes when a part of the picture is hidden.
 
-Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014, §4.2): a grey square is moved over the
-picture and what the model gives is watched. Here the square has the picture's mean colour, and what is watched is
-log p(answer | picture, question), the end token included. The processor sees the changed picture, so this
-works with any model that can be trained on.
+Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014, §4.2): a grey square is moved over
+the picture and what the model gives is watched. Here the square has the picture's mean colour, and what is watched is
+log p(answer | picture, question), the end token included. The processor sees the changed picture, so this works with
+any model that can be trained.
 """
 
 from dataclasses import replace
@@ -22,8 +22,8 @@ CELLS = 8  # of a map, across and down
 WINDOW = 2  # cells, both sides of what is hidden
 
 SOURCE = (
-    f"occlusion (Zeiler & Fergus 2014): drop of log p(answer) when a window of {WINDOW} × {WINDOW} of {CELLS} × {CELLS} "
-    "cells takes the picture's mean colour, mean over the windows that cover a cell"
+    f"occlusion (Zeiler & Fergus 2014): drop of log p(answer) when a window of {WINDOW} × {WINDOW} of {CELLS} × "
+    f"{CELLS} cells takes the picture's mean colour, mean over the windows that cover a cell"
 )
 
 

@@ -1,7 +1,8 @@
 """From the answer to the picture's patches: attention brought back through the language model and the connector.
 
-- Language model: the attention that the positions which predict the answer's words pay to the picture's tokens, directly,
-  mean over heads and layers. (Of an encoder-decoder it is the decoder's cross-attention to what the encoder made of them.)
+- Language model: the attention that the positions which predict the answer's words pay to the picture's tokens,
+  directly, mean over heads and layers. (Of an encoder-decoder it is the decoder's cross-attention to what the encoder
+  made of them.)
 - Connector: where it attends (a Q-Former, a resampler), its layers are rolled out: each layer's attention W, mean over
   heads, as ½ W + ½ I for the residual connection, and the layers multiplied; a cross-attention moves half of a query's
   share to the patches it reads (Abnar & Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, §3). Where
@@ -25,8 +26,8 @@ from ressa.evaluation.generation import on_model
 from ressa.seeing.attention import Attended, Captured, capture
 
 SOURCE = (
-    "attention of the answer's tokens (its end left out) to the picture's tokens, mean over heads and layers, brought on to "
-    "the patches by rollout of the connector's attention (Abnar & Zuidema 2020) where it has any"
+    "attention of the answer's tokens (its end left out) to the picture's tokens, mean over heads and layers, brought "
+    "on to the patches by rollout of the connector's attention (Abnar & Zuidema 2020) where it has any"
 )
 SPECIAL = 16  # at most so many tokens stand before the patches: a class token, registers
 
