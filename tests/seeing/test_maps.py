@@ -130,8 +130,8 @@ def test_captured_attention_is_of_each_layer_once():
 @pytest.fixture(scope="module")
 def named():
     folder = dataset_folder(seed=0, sizes={"test": 12})
-    places = find_places(folder, "test")
     asked = [each for each in draw(folder, ("vqa",), split="test").samples["vqa"] if each.kinds[0] == "where"]
+    places = find_places(folder, asked)
     return [(each, found) for each in asked if (found := named_places(each, places))][:5]
 
 

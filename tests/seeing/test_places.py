@@ -18,13 +18,16 @@ def folder(tmp_path_factory):
     return dataset_folder(seed=5, sizes={"test": 8}, cache=tmp_path_factory.mktemp("scenes"))
 
 
+ASKED = Question(None, "", split="test")
+
+
 def question(folder, text, *answers, index=0):
     image = folder / "images" / "test" / f"test_{index:012d}.png"
     return Question(image, text, None, "q", text, answers)
 
 
 def test_the_embedded_scenes_say_where_their_objects_are(folder):
-    places = find_places(folder, "test")
+    places = find_places(folder, [ASKED])
     for index in range(8):
         scene = sample_scene("test", index, 5)
         found = places[f"test_{index:012d}.png"]
@@ -36,13 +39,13 @@ def test_the_embedded_scenes_say_where_their_objects_are(folder):
 
 
 def test_what_question_or_answer_names_is_found_as_whole_words(folder):
-    shown = find_places(folder, "test")["test_000000000000.png"]
+    shown = find_places(folder, [ASKED])["test_000000000000.png"]
     name = shown[0].names[0]
     for asked in (question(folder, f"Where is the {name.upper()}?"), question(folder, "What is it?", name)):
-        found = named_places(asked, find_places(folder, "test"))
+        found = named_places(asked, find_places(folder, [ASKED]))
         assert found
         assert all(place.names[0] == name for place in found)
-    assert named_places(question(folder, f"Is there a {name}like thing?"), find_places(folder, "test")) == []
+    assert named_places(question(folder, f"Is there a {name}like thing?"), find_places(folder, [ASKED])) == []
     assert named_places(question(folder, f"Where is the {name}?"), {}) == []
 
 

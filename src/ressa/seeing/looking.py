@@ -9,8 +9,8 @@ import numpy as np
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm
 from ressa.data import Batcher, Question
+from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.generation import generate
-from ressa.evaluation.vqa import MAX_ANSWER
 from ressa.progress import track
 from ressa.seeing.agreement import mean, pearson, pointing, spearman
 from ressa.seeing.occlusion import occlusion_map
@@ -57,7 +57,7 @@ class Looks:
 def look(
     vlm: Vlm, questions: Sequence[Question], words: Sequence[str] | None = None, *, batch_size: int = 32
 ) -> Looks:
-    """Ask a model, on the device it is on.
+    """Ask a model, on the device it is on. questions: each with one picture and an answer.
 
     words: the answers that the maps explain, so that those of several models are about the same (the dense
     model's); by default its own, or the reference where it says nothing.
@@ -65,7 +65,7 @@ def look(
     model: Any = vlm.model
     batcher = Batcher(vlm.processor, model.config, getattr(model, "generation_config", None))
     answers = generate(
-        model, batcher, questions, max_new_tokens=MAX_ANSWER, batch_size=batch_size, description="Asking"
+        model, batcher, questions, **Decoding().answers(), batch_size=batch_size, description="Asking"
     )
     if words is None:
         words = [said.strip() or asked.answers[0] for said, asked in zip(answers, questions, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ressa.data import Batcher, Sample
 from ressa.data.images import open_image
 from ressa.data.rgb import to_rgb
+from ressa.errors import UsageError
 from ressa.evaluation.likelihood import log_likelihoods
 
 CELLS = 8  # of a map, across and down
@@ -53,8 +54,11 @@ def occlusion_map(
 
 
 def picture_of(sample: Sample) -> Image.Image:
-    """A sample's picture, RGB."""
-    return to_rgb(sample.image) if isinstance(sample.image, Image.Image) else open_image(sample.image)
+    """A sample's only picture, RGB. Raises UsageError where it has none, or several."""
+    if len(sample.images) != 1:
+        raise UsageError(f"sample {sample.id} has {len(sample.images)} pictures: look at samples with one.")
+    (picture,) = sample.images
+    return to_rgb(picture) if isinstance(picture, Image.Image) else open_image(picture)
 
 
 def _hidden(picture: Image.Image, row: int, column: int, colour: tuple[int, ...]) -> Image.Image:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ressa.data import Question
 from ressa.data.jsonfile import lists
+from ressa.data.tree import Tree
 from ressa.data.values import field, fields, identity, text, texts
 from ressa.errors import UsageError
 
 WHAT = "COCO instances"
-FILES = ("instances_{}.json", "annotations/instances_{}.json")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,16 @@ Places = Mapping[str, Sequence[Place]]
 """A picture's file name → its objects."""
 
 
-def find_places(folder: Path, split: str) -> Places:
-    """The places of a split's objects; none where the dataset folder has no file of them."""
-    found = (folder / name.format(split) for name in FILES)
-    return next((read_places(path) for path in found if path.is_file()), {})
+def find_places(folder: Path, questions: Sequence[Question], *, follow_links: bool = False) -> Places:
+    """The places of what the questions' pictures show, from the instances files in a data folder that are called as
+    their split or the folder of their pictures is; nothing where there are none."""
+    wanted = {f"instances_{question.split}.json" for question in questions}
+    wanted |= {f"instances_{path.parent.name}.json" for path in map(_file, questions) if path is not None}
+    found: dict[str, list[Place]] = {}
+    for path in Tree(folder, follow_links).files(".json"):
+        if path.name in wanted:
+            found |= read_places(path)
+    return found
 
 
 def read_places(path: str | Path) -> dict[str, list[Place]]:
@@ -77,7 +83,8 @@ def named_places(question: Question, places: Places) -> list[Place]:
 
     Of names that lie within each other ("hot dog", "dog") the longest counts.
     """
-    shown = places.get(question.image.name, ()) if isinstance(question.image, Path) else ()
+    file = _file(question)
+    shown = places.get(file.name, ()) if file is not None else ()
     said = " | ".join((question.question or question.prompt, *question.answers)).lower()
     forms = sorted({form.lower() for place in shown for form in place.names}, key=len, reverse=True)
     named = set()
@@ -87,3 +94,9 @@ def named_places(question: Question, places: Places) -> list[Place]:
             named.add(form)
             said = re.sub(pattern, "|", said)
     return [place for place in shown if named & {form.lower() for form in place.names}]
+
+
+def _file(question: Question) -> Path | None:
+    """The file of a question's only picture."""
+    first = question.images[0] if len(question.images) == 1 else None
+    return first if isinstance(first, Path) else None

@@ -18,7 +18,7 @@ def swapped(drawn: Drawn) -> Drawn:
     """
     samples: dict[str, list[Any]] = {}
     for task, asked in drawn.samples.items():
-        if not all(isinstance(sample, Question) for sample in asked):
+        if not all(isinstance(sample, Question) and sample.images for sample in asked):
             continue
         images: dict[Hashable, Any] = {image_key(sample): sample.image for sample in asked}
         if len(images) < 2:
