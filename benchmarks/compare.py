@@ -9,7 +9,8 @@
 
 Every cell goes through `ressa prune`, `ressa repair` and `ressa evaluate`, from folder to folder; vision and language
 are pruned alike, the connector is not. A seed draws the calibration and the training samples; the test images are
-the same for all. Every finished cell is a file, so a run that was cut short goes on, and a wider one adds to it.
+the same for all. With `--text` the perplexity on a text is measured too, as `perplexity.py` does. Every finished cell
+is a file, so a run that was cut short goes on, and a wider one adds to it.
 `--jobs` cells run at a time, spread over the GPUs there are. The tables go to `MODEL.md` and `MODEL.csv`.
 """
 
@@ -49,11 +50,14 @@ REPAIRS: dict[str, dict[str, Any]] = {
     "kd": {"objective": "kd"},
     "both": {},
     "warm_start": {"warm_start": True},
+    "default": {},
 }
-"""Name → what is not SparseLoRA with task loss and distillation from the pruned weights on."""
+"""Name → what is not SparseLoRA with task loss and distillation from the pruned weights on; `default` is what
+`ressa repair` does."""
 
 RATE, RATE_KEYS = 1e-3, {"reconstruct": "reconstruct_rate"}
-"""The learning rate where none is chosen, and the option that it is, where that is not `learning_rate`."""
+"""The learning rate where none is chosen, and the option that it is, where that is not `learning_rate`. Reconstruction
+has rates of its own unless one is chosen."""
 TUNED_ON = ("wanda", ("2:4", "0.7"), 0)
 """The method, patterns and seed on which `--rates` chooses, by the `val` split."""
 METHODS: dict[str, dict[str, Any]] = {"atv": {"method": "wanda", "tokens": "atv"}}
@@ -98,6 +102,7 @@ class Study:
     tasks: tuple[str, ...]
     device: str
     rates: Mapping[str, float]
+    text: Path | None = None
 
     @property
     def name(self) -> str:
@@ -118,18 +123,23 @@ class Study:
     def repair(self, cell: Cell) -> RepairRecipe:
         """The repair a cell names; after the name, "key=value" changes a key of the recipe or an option."""
         name, *changes = cell.repair.split()
-        keys: dict[str, Any] = {
-            "samples": self.samples,
-            "batch_size": self.batch_size,
-            "learning_rate": RATE,
-            "rank_vision": 8,
-            "rank_connector": 2,
-            "rank_language": 16,
-            "warm_start": False,
-        }
         options: dict[str, Any] = {"checkpoints": 0}
+        keys: dict[str, Any] = {}
         given: dict[str, Any] = dict(REPAIRS[name])
-        for change in (f"{RATE_KEYS.get(name, 'learning_rate')}={self.rates.get(name, RATE)}", *changes):
+        if name != "default":
+            keys = {
+                "samples": self.samples,
+                "batch_size": self.batch_size,
+                "rank_vision": 8,
+                "rank_connector": 2,
+                "rank_language": 16,
+                "warm_start": False,
+            }
+            key = RATE_KEYS.get(name, "learning_rate")
+            rate = self.rates.get(name, RATE if key == "learning_rate" else None)
+            if rate is not None:
+                given[key] = rate
+        for change in changes:
             key, _, text = change.partition("=")
             given[key] = yaml.safe_load(text)
         for key, value in given.items():
@@ -161,6 +171,8 @@ class Study:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """What decides a cell's scores, as JSON-able data."""
         found: dict[str, Any] = {"evaluate": self.evaluate(self.model, cell.split).identity()}
+        if self.text is not None:
+            found["text"] = str(self.text)
         if cell.method != DENSE.method:
             found["prune"] = self.prune(cell).identity()
         if cell.repair != NONE:
@@ -228,11 +240,25 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
         point["loss"] = [entry["loss"] for entry in training["history"]][-1:]
     found = run_evaluate(study.evaluate(model, cell.split)).data
     point |= {key: found[key] for key in ("tasks", "average", "sparsity", "versions", "data")}
+    if study.text is not None:
+        point["perplexity"] = perplexity_of(model, study)
     point["seconds"] = round(time.perf_counter() - started, 1)
     write_json(study.point(cell), point)
     if cell.repair != NONE:
         shutil.rmtree(model)
     return point
+
+
+def perplexity_of(model: str | Path, study: Study) -> float:
+    """As `perplexity.py` measures it."""
+    from ressa.checkpoint import load
+    from ressa.data.plain_text import read_text
+    from ressa.device import find_device
+    from ressa.evaluation.perplexity import perplexity
+
+    assert study.text is not None
+    vlm = load(str(model), device=find_device(study.device))
+    return perplexity(vlm.model, vlm.processor.tokenizer, read_text(study.text))
 
 
 def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
@@ -310,9 +336,12 @@ def table(study: Study, cells: Sequence[Cell], pattern: str, dense: Mapping[str,
     """
     tasks = list(dense["tasks"])
     titles = [task_title(task, dense["tasks"][task]) for task in tasks]
+    reads = "perplexity" in dense
     columns = ("", *titles, "average", "% of dense", "gain", "recovered", "zeros V / L", "seeds")
+    columns += ("perplexity", "of dense") if reads else ()
     first = [f"{score:.1f}" for score in (*scores(dense).values(), dense["average"], 100.0)]
-    rows: list[tuple[str, ...]] = [("dense", *first, "", "", "", "")]
+    first += ["", "", "", "", *((f"{dense['perplexity']:.2f}", "1.000 ×") if reads else ())]
+    rows: list[tuple[str, ...]] = [("dense", *first)]
     for method, repair in dict.fromkeys((c.method, c.repair) for c in cells if c.pattern == pattern):
         mine = [c for c in cells if (c.method, c.pattern, c.repair) == (method, pattern, repair)]
         pairs = [(study.read(c), study.read(c.pruned)) for c in mine]
@@ -331,6 +360,9 @@ def table(study: Study, cells: Sequence[Cell], pattern: str, dense: Mapping[str,
         row += [spread([relative(scores(point), scores(dense)) for point in points])]
         row += [f"{spread(values)} %" if values else "" for values in (gains, shares)]
         row += [" / ".join(f"{share:.0%}" for share in zeros), str(len(points))]
+        if reads:
+            found = [point["perplexity"] for point in points]
+            row += [f"{mean(found):.2f}", f"{mean(found) / dense['perplexity']:.3f} ×"]
         rows.append((method if repair == NONE else f"{method}, {repair}", *row))
     return Table(f"{study.model}, {pattern}", columns, tuple(rows))
 
@@ -340,7 +372,9 @@ def csv_of(study: Study, cells: Sequence[Cell], dense: Mapping[str, Any]) -> str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ("model", "method", "pattern", "repair", "seed", *scores(dense), "average", "relative")
-    writer.writerow((*head, "zeros_vision", "zeros_language", "prune_seconds", "repair_seconds"))
+    writer.writerow(
+        (*head, "zeros_vision", "zeros_language", "prune_seconds", "repair_seconds", "perplexity")
+    )
     for cell in (DENSE, *cells):
         point = study.read(cell)
         if point is None:
@@ -348,8 +382,11 @@ def csv_of(study: Study, cells: Sequence[Cell], dense: Mapping[str, Any]) -> str
         shares = (*scores(point).values(), point["average"], relative(scores(point), scores(dense)))
         zeros = (point["sparsity"].get(tower, 0.0) for tower in ("vision", "language"))
         seconds = (point.get("prune_seconds", ""), point.get("repair_seconds", ""))
+        text = round(point["perplexity"], 3) if "perplexity" in point else ""
         named = (study.model, cell.method, cell.pattern, cell.repair, cell.seed)
-        writer.writerow((*named, *(round(s, 2) for s in shares), *(round(z, 4) for z in zeros), *seconds))
+        writer.writerow(
+            (*named, *(round(s, 2) for s in shares), *(round(z, 4) for z in zeros), *seconds, text)
+        )
     return text.getvalue()
 
 
@@ -375,6 +412,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=50, help="images that retrieval chooses among")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--text", type=Path, help="a text file, or a folder of them, for perplexity")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--smoke", action="store_true", help="one small cell of each kind")
     options = parser.parse_args()
@@ -394,6 +432,7 @@ def main() -> None:
         tasks=tuple(options.tasks.split(",")),
         device=options.device,
         rates={},
+        text=options.text,
     )
     repairs = [" ".join(text.split()) for text in options.repairs.split(",")]
     unknown = [text for text in repairs if text.split()[0] not in (NONE, *REPAIRS)]
