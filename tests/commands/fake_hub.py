@@ -71,23 +71,23 @@ def running_hub() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             name = self.path.partition("/api/models/")[2].partition("/tree/")[0]
-            files = hub.repositories.get(name, {})
-            self.answer(
+            if not self.known():
+                return None
+            if name not in hub.repositories:
+                return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+            if "/tree/" not in self.path:
+                return self.answer({"id": name})
+            return self.answer(
                 [
-                    {
-                        "type": "file",
-                        "path": path,
-                        "size": len(content),
-                        "oid": hashlib.sha1(content).hexdigest(),
-                    }
-                    for path, content in files.items()
+                    {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for path, data in hub.repositories[name].items()
                 ]
             )
 
         def do_POST(self) -> None:
             body = self.body()
             if not self.known():
-                return
+                return None
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
                 name = f"{asked['organization']}/{asked['name']}"

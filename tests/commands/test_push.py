@@ -93,6 +93,7 @@ def test_a_result_is_uploaded_as_it_is_and_what_is_wrong_is_a_sentence(pruned, w
     for (status, out, err), sentence, expected in zip(wrong, sentences, statuses, strict=True):
         lines = [line for line in err.splitlines() if line.startswith("ressa: ")]
         assert (status, out, len(lines)) == (expected, "", 1), err
+        assert "Traceback" not in err
         assert sentence in lines[0]
 
 

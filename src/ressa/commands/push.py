@@ -95,7 +95,7 @@ def _told(repo: str, endpoint: str) -> Iterator[None]:
         causes = [error]
         while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
             causes.append(cause)
-        for each in reversed(causes):
+        for each in causes:
             if (sentence := _sentence(each, repo, endpoint)) is not None:
                 raise RunError(sentence) from error
         raise
