@@ -14,7 +14,7 @@ from ressa.allocation.uniform import Asked, make_plan
 from ressa.anatomy import Anatomy, Block, find_anatomy
 from ressa.calibration.experts import expert_groups, few_tokens, pool_few
 from ressa.calibration.statistics import Statistics
-from ressa.calibration.walk import never_reached, walk
+from ressa.calibration.walk import Visit, never_reached, walk
 from ressa.checkpoint import FinishedBlocks, LayerReport, StreamedWeights
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import narrowed
@@ -63,6 +63,7 @@ def prune(
     scope: Literal["layer", "global"] = "layer",
     tokens: Literal["all", "atv"] = "all",
     alpha: float = 1.0,
+    statistics_of: Literal["pruned", "dense"] = "pruned",
     keep_zeros: bool = False,
     stored_in: torch.dtype | None = None,
     streamed: StreamedWeights | None = None,
@@ -85,6 +86,8 @@ def prune(
             magnitude, one unstructured sparsity); "layer" follows the pattern of each layer.
         tokens: "atv" counts of the image tokens only those that a block changes most (arXiv 2603.16001).
         alpha: the α of "atv".
+        statistics_of: whose inputs a method is told: those of the model as "pruned" so far, or of the "dense" one, as
+            RESSA's training scripts have it. The latter are held for all layers at once, and not of weights on disk.
         keep_zeros: weights that are 0 already stay 0 and are outside the masks, whatever the method, so that a
             layer may get more zeros than its pattern asks for. Without it a method that updates what it keeps
             (SparseGPT) gives some of them values, which is warned of where the model was sparse.
@@ -128,11 +131,37 @@ def prune(
     def note(name: str, weight: Tensor, mask: Tensor) -> None:
         reports[name] = _report(name, anatomy.tower_of(name), weight, mask, plan, keep_zeros)
 
+    def calibrate(layers: Sequence[str], visit: Visit) -> None:
+        assert needs is not None
+        walk(
+            model,
+            anatomy,
+            share(batches),
+            visit,
+            lambda _name, linear: needs(linear.in_features, linear.weight.device),
+            device,
+            layers=layers,
+            atv=alpha if tokens == "atv" else None,
+            shelf=shelf,
+            pass_by=True,
+            spill=None if work_dir is None else Path(work_dir),
+        )
+
+    dense: list[tuple[Block, dict[str, Statistics]]] = []
+    if needs is not None and statistics_of == "dense":
+        if shelf is not None:
+            raise UsageError(
+                "Statistics of the dense model are taken from all of it, and streaming has a block at a time: leave "
+                "out one of them."
+            )
+        with watch.on("calibrate"):
+            calibrate(list(plan), lambda block, statistics: dense.append((block, statistics)))
+
     finished: FinishedBlocks | StreamedWeights | None = streamed
     if finished is None and work_dir is not None:
         finished = FinishedBlocks(work_dir, keeps_weights=chosen.updates_weights)
     if finished is not None:
-        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, keep_zeros)
+        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, statistics_of, keep_zeros)
         let_go = shelf.let_go if shelf is not None else lambda _weight: None
         contents = _contents(modules, plan, () if needs is None else batches, let_go)
         finished.claim(fingerprint([repr(recipe), *contents]))
@@ -142,7 +171,7 @@ def prune(
             let_go(modules[name].weight)
 
     def solve(name: str, weight: Tensor, gathered: Statistics | None) -> tuple[Tensor, Tensor]:
-        if gathered is None and device is not None:
+        if device is not None and (gathered is None or statistics_of == "dense"):
             weight = weight.to(device)
         mask, pruned = chosen.apply(weight, gathered, plan[name], name=name, seed=seed, **updating, **options)
         if stored_in is not None and stored_in.itemsize < pruned.itemsize:
@@ -180,21 +209,13 @@ def prune(
                 visit(block, {})
                 if shelf is not None:
                     shelf.put_back(modules[block.name])
+        elif statistics_of == "dense":
+            for block, statistics in dense:
+                if block in remaining:
+                    visit(block, statistics)
         elif remaining:
             with watch.on("calibrate"):
-                walk(
-                    model,
-                    anatomy,
-                    share(batches),
-                    visit,
-                    lambda _name, linear: needs(linear.in_features, linear.weight.device),
-                    device,
-                    layers=[name for block in remaining for name in block.linears if name in plan],
-                    atv=alpha if tokens == "atv" else None,
-                    shelf=shelf,
-                    pass_by=True,
-                    spill=None if work_dir is None else Path(work_dir),
-                )
+                calibrate([name for block in remaining for name in block.linears if name in plan], visit)
     carried_out = Plan({name: pattern for name, pattern in plan.items() if name in masks})
     if lacking := [name for name in plan if name not in carried_out]:
         if not carried_out:

@@ -37,8 +37,8 @@ def layers_to_prune(recipe: PruneRecipe, anatomy: Anatomy, given: Plan | None) -
 
 
 def measures(recipe: PruneRecipe) -> bool:
-    """Whether the plan comes from looking at the whole model."""
-    return recipe.allocation != "uniform" or recipe.scope == "global"
+    """Whether something is measured on the whole model before it is pruned."""
+    return recipe.allocation != "uniform" or recipe.scope == "global" or recipe.statistics_of == "dense"
 
 
 def batch_size_of(
@@ -65,6 +65,8 @@ def allocation_of(
     if (made := read_json(note)) is not None:
         return Allocation(recipe.allocation, read_plan(note), made["seconds"], made["details"])
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
+    if recipe.margin is not None:
+        options["margin"] = recipe.margin
     if recipe.choices is not None:
         options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
     number, size = batching(

@@ -105,6 +105,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 scope=recipe.scope,
                 tokens=recipe.tokens,
                 alpha=recipe.alpha,
+                statistics_of=recipe.statistics_of,
                 keep_zeros=recipe.keep_zeros,
                 stored_in=stored_in if widens else None,
                 streamed=streamed,

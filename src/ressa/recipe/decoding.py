@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.errors import brief
 from ressa.evaluation.decoding import Decoding, Tokens
-from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import Positive, PositiveFloat
+from ressa.recipe.presets import PresetRecipe
 
 MOST_TOKENS = 100_000
 
@@ -37,7 +37,7 @@ TokensText = Annotated[str, BeforeValidator(_one_spelling)]
 LengthPenalty = Annotated[float, Field(ge=-100, le=100)]
 
 
-class DecodingRecipe(DataRecipe):
+class DecodingRecipe(PresetRecipe):
     """A recipe that asks a model questions and has it write captions."""
 
     beams: Positive = 1

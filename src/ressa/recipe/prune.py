@@ -4,7 +4,6 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     DENSE,
     EMBEDDED,
@@ -22,11 +21,13 @@ from ressa.recipe.fields import (
     PatternOrDense,
     PositiveFloat,
     Samples,
+    Share,
     one_spelling,
 )
+from ressa.recipe.presets import PresetRecipe
 
 
-class PruneRecipe(DataRecipe):
+class PruneRecipe(PresetRecipe):
     """Make a model sparse. A pattern is N:M such as 2:4, or a share of zeros such as 0.5 or 50%."""
 
     command: Literal["prune"] = "prune"
@@ -66,6 +67,10 @@ class PruneRecipe(DataRecipe):
     """atv: count of the image tokens only those that a block changes most."""
     alpha: PositiveFloat = 1.0
     """The α of atv: more image tokens the higher it is."""
+    statistics_of: Literal["pruned", "dense"] = "pruned"
+    """pruned: a layer is calibrated on what the layers pruned before it give; dense: on the dense model's inputs."""
+    margin: Share | None = None
+    """With ecoflap: no block gets a sparsity more than this above the whole's; 0.1 by default."""
     keep_zeros: bool = False
     """Weights that are zero already stay zero, beside those that the pattern asks for."""
     stream: bool | None = None
@@ -109,7 +114,18 @@ class PruneRecipe(DataRecipe):
         return self
 
     @model_validator(mode="after")
+    def _margin_of_ecoflap(self) -> "PruneRecipe":
+        if self.margin is not None and not self.allocation.startswith("ecoflap"):
+            raise ValueError("only ECoFLaP has a margin: leave it out, or choose the allocation ecoflap-zeroth")
+        return self
+
+    @model_validator(mode="after")
     def _streamable(self) -> "PruneRecipe":
+        if self.stream and self.statistics_of == "dense":
+            raise ValueError(
+                "statistics of the dense model are taken from all of it, and streaming has a block at a time: leave "
+                "out one of them"
+            )
         if self.stream and (self.allocation != "uniform" or self.scope == "global"):
             what = "one threshold over all layers" if self.scope == "global" else self.allocation
             raise ValueError(

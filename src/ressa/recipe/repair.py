@@ -6,7 +6,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from ressa.errors import UsageError
 from ressa.recipe.base import sentence
-from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     Dtype,
@@ -23,10 +22,11 @@ from ressa.recipe.fields import (
     SamplesSplit,
     Share,
 )
+from ressa.recipe.presets import PresetRecipe
 from ressa.repairing.config import RepairConfig
 
 
-class RepairRecipe(DataRecipe):
+class RepairRecipe(PresetRecipe):
     """Reconstruct a pruned model's blocks, train SparseLoRA with the dense model as teacher, and merge it.
 
     The defaults are the paper's but for `warm_start`, which it does not have: it wins on both embedded models.

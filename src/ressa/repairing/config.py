@@ -1,4 +1,4 @@
-"""What decides a repair, with the paper's values as defaults."""
+"""What decides a repair."""
 
 from typing import Annotated, Literal, Self
 
@@ -14,7 +14,8 @@ Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "recon
 
 
 class RepairConfig(BaseModel):
-    """How to repair a pruned model; the defaults are those of RESSA (arXiv 2404.02424, §4 and its scripts).
+    """How to repair a pruned model. Method, ranks, α, λ, T and the peak of the learning rate are by default what RESSA's
+    scripts say (arXiv 2404.02424); what else the paper does is `--preset paper`, setting by setting in docs/paper.md.
 
     Methods:
         sparse_lora: W⊙M + (α/r)(BA)⊙M, the mask applied in training.
@@ -37,7 +38,10 @@ class RepairConfig(BaseModel):
     objective: Literal["task", "kd", "both"] = "both"
     kd_weight: Annotated[float, Field(ge=0, le=1)] = 0.1  # λ
     temperature: Above0 = 1.0
-    kd_reduction: Literal["tokens", "batch"] = "tokens"  # "batch": the paper's code, see LogitDistillation
+    # The paper's code: all positions, summed and divided by the batch, not scaled (see LogitDistillation).
+    kd_positions: Literal["supervised", "all"] = "supervised"
+    kd_reduction: Literal["tokens", "batch"] = "tokens"
+    kd_scaled: bool = True  # by T²
     hidden_weight: From0 = 0.0  # adds hidden-state distillation over the language tower's blocks
     embedding_weight: From0 = 1.0  # of a dual encoder's embeddings, where there is a teacher
     teacher: Literal["auto", "shared", "separate"] = "auto"
@@ -54,8 +58,10 @@ class RepairConfig(BaseModel):
 
     learning_rate: Above0 = 1e-4
     learning_rates: dict[Tower, Above0] = {}  # of single towers
+    schedule: Literal["cosine", "epoch_cosine"] = "cosine"  # over the run's steps; or as LAVIS, see EpochCosine
     min_learning_rate: From0 = 1e-5  # at the cosine's end, if lower; a tower's own rate ends in proportion
     warmup_steps: Count = 0
+    warmup_learning_rate: From0 = 0.0  # at the first step of the warm-up, with epoch_cosine
     weight_decay: From0 = 0.0
     max_grad_norm: From0 = 1.0  # 0: no clipping
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] = 1.0
@@ -75,6 +81,8 @@ class RepairConfig(BaseModel):
     def _consistent(self) -> Self:
         if not self.tune:
             raise ValueError("no tower to tune: name at least one of vision, connector, language")
+        if self.warmup_learning_rate and self.schedule != "epoch_cosine":
+            raise ValueError("only the schedule epoch_cosine warms up from a rate above 0: leave it out")
         untuned = [tower for tower in self.tune if not self.rank(tower)]
         if untuned and self.method in ("sparse_lora", "lora", "lora_remask"):
             raise ValueError(f"tower {untuned[0]} is tuned but has no rank: give it one in ranks")
@@ -88,6 +96,11 @@ class RepairConfig(BaseModel):
     def last_share(self) -> float:
         """The learning rate at the end of its cosine, as a share of that at the start."""
         return min(1.0, self.min_learning_rate / self.learning_rate)
+
+    @property
+    def first_share(self) -> float:
+        """The learning rate at the first step of the warm-up, as a share of the peak."""
+        return min(1.0, self.warmup_learning_rate / self.learning_rate)
 
     @property
     def task_weight(self) -> float:

@@ -44,25 +44,35 @@ class LogitDistillation:
 
     T² keeps the size of the gradient when T changes (Hinton et al., arXiv 1503.02531, §2).
 
-    reduction "tokens": mean over the supervised tokens. "batch": as in RESSA's code, the sum over every
-    position, padding included, divided by the number of samples; `count` is then that number.
+    positions: "supervised" ones, or "all" rows, whatever their target. reduction "tokens": mean over these positions;
+    "batch": their sum divided by the number of samples; `count` is then that number. scaled: whether T² is there.
+    RESSA's code has all positions (image, prompt, padding and the last one, which predicts nothing), "batch" and no T².
     """
 
-    def __init__(self, temperature: float = 1.0, reduction: Literal["tokens", "batch"] = "tokens") -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        reduction: Literal["tokens", "batch"] = "tokens",
+        *,
+        positions: Literal["supervised", "all"] = "supervised",
+        scaled: bool = True,
+    ) -> None:
         self.temperature = temperature
         self.reduction = reduction
+        self.positions = positions
+        self.factor = temperature**2 if scaled else 1.0
 
     def __call__(self, student: Tensor, teacher: Tensor, targets: Tensor, count: Count = None) -> Tensor:
         """student, teacher: logits (tokens, vocabulary); targets: (tokens,), −100 where not supervised."""
         if self.reduction == "batch" and count is None:
             raise ValueError('reduction="batch" divides by the number of samples: pass it as count')
-        if self.reduction == "tokens":
+        if self.positions == "supervised":
             supervised = targets != IGNORED
             student, teacher = student[supervised], teacher[supervised]
         log_student = F.log_softmax(student.float() / self.temperature, dim=-1)
         log_teacher = F.log_softmax(teacher.float() / self.temperature, dim=-1)
         total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-        return self.temperature**2 * total / (len(student) if count is None else count)
+        return self.factor * total / (len(student) if count is None else count)
 
 
 class TopKDistillation:
@@ -72,8 +82,9 @@ class TopKDistillation:
     the k tokens hold all of the teacher's probability. Mean over the tokens.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, *, scaled: bool = True) -> None:
         self.temperature = temperature
+        self.factor = temperature**2 if scaled else 1.0
 
     def __call__(
         self, student: Tensor, log_probabilities: Tensor, ids: Tensor, count: Count = None
@@ -83,7 +94,7 @@ class TopKDistillation:
         known = F.kl_div(log_q, log_probabilities, reduction="sum", log_target=True)
         log_p_rest, log_q_rest = _log_of_rest(log_probabilities), _log_of_rest(log_q)
         rest = F.kl_div(log_q_rest, log_p_rest, reduction="sum", log_target=True)
-        return self.temperature**2 * (known + rest) / (len(student) if count is None else count)
+        return self.factor * (known + rest) / (len(student) if count is None else count)
 
 
 def _log_of_rest(log_probabilities: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ def teacher_form(
     if not config.needs_teacher:
         return "none"
     if isinstance(dense, CachedLogits):
-        if config.hidden_weight or config.reconstructs or config.kd_reduction != "tokens":
+        mean = config.kd_reduction == "tokens" and config.kd_positions == "supervised"
+        if config.hidden_weight or config.reconstructs or not mean:
             raise UsageError(
                 "Cached logits serve the mean over supervised tokens only: give the dense model for hidden "
                 "states, reconstruction or the sum over all positions."

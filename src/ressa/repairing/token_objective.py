@@ -25,7 +25,8 @@ from ressa.repairing.teacher import Teacher
 
 
 class TokenObjective:
-    """(1−λ)·task + λ·KL(teacher ‖ student) + μ·hidden states, means over the supervised tokens.
+    """(1−λ)·task + λ·KL(teacher ‖ student) + μ·hidden states, means over the supervised tokens; the KL over what the
+    config says.
 
     Args:
         batcher: makes the batches, and says whether logits predict the next label or their own.
@@ -54,15 +55,17 @@ class TokenObjective:
         self.end = str(batcher.text.end or "")
         self.blocks = list(blocks) if config.hidden_weight else []
         self.task_loss = TaskLoss()
-        self.logit_loss = LogitDistillation(config.temperature, config.kd_reduction)
-        self.known_loss = TopKDistillation(config.temperature)
+        self.logit_loss = LogitDistillation(
+            config.temperature, config.kd_reduction, positions=config.kd_positions, scaled=config.kd_scaled
+        )
+        self.known_loss = TopKDistillation(config.temperature, scaled=config.kd_scaled)
         self.hidden_loss = HiddenStateDistillation()
 
     def counts(self, batches: Sequence[Mapping[str, Any]]) -> Tensor:
-        """Supervised tokens and samples, (2,)."""
+        """Supervised tokens, samples and positions, (3,)."""
         labels = [batch["labels"] for batch in batches]
         tokens = sum(int(((x[:, 1:] if self.shift else x) != IGNORED).sum()) for x in labels)
-        return torch.tensor([tokens, sum(len(x) for x in labels)])
+        return torch.tensor([tokens, sum(len(x) for x in labels), sum(x.numel() for x in labels)])
 
     def losses(
         self,
@@ -74,26 +77,29 @@ class TokenObjective:
     ) -> Losses:
         labels = inputs["labels"]
         numbers = inputs.pop("sample_numbers", None)
-        tokens, samples = counts
+        tokens, samples, positions = counts
+        everywhere = self.config.kd_positions == "all"
         ours: list[Tensor] = []
         theirs: list[Tensor] = []
         teacher_logits = None
         if teacher is not None and self.cache is None:
             with recorded_outputs(teacher.network, self.blocks, theirs):
                 teacher_logits = logits_of(teacher(inputs))
-            teacher_logits, targets = self._positions(teacher_logits, labels)
+            teacher_logits = teacher_logits.flatten(0, 1) if everywhere else self._positions(teacher_logits, labels)[0]
             torch.clear_autocast_cache()  # weights cast without gradients are of no use to the student
             theirs = [self._positions(states, labels)[0] for states in theirs]
         with recorded_outputs(network, self.blocks, ours):
             outputs = student(**inputs)
-        logits, targets = self._positions(logits_of(outputs), labels)
+        whole = logits_of(outputs)
+        logits, targets = self._positions(whole, labels)
         config = self.config
         parts: Losses = {}
         if config.task_weight:
             parts["task_loss"] = (config.task_weight, self.task_loss(logits, targets, tokens))
         if config.logit_weight and teacher_logits is not None:
-            count = tokens if config.kd_reduction == "tokens" else samples
-            divergence = self.logit_loss(logits, teacher_logits, targets, count)
+            count = samples if config.kd_reduction == "batch" else positions if everywhere else tokens
+            distilled = whole.flatten(0, 1) if everywhere else logits
+            divergence = self.logit_loss(distilled, teacher_logits, targets, count)
             parts["kd_loss"] = (config.logit_weight, divergence)
         elif config.logit_weight and self.cache is not None:
             known = self.cache.rows(numbers.tolist(), logits.device)
@@ -104,10 +110,8 @@ class TokenObjective:
         return parts
 
     def _positions(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of (batch, length, ...) that the losses need, with their targets."""
+        """The rows of (batch, length, ...) whose targets are supervised, with these."""
         rows, targets = align(values, labels, shift=self.shift)
-        if self.config.kd_reduction == "batch":  # the paper's form counts padding
-            return rows, targets
         supervised = targets != IGNORED
         return rows[supervised], targets[supervised]
 

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher: resume, callbacks, accumulation, DDP and FSDP2 are the Trainer's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -35,6 +36,7 @@ class RepairTrainer(Trainer):
         teacher: the dense model, where the objective weighs it.
         bf16: run under autocast to bfloat16 (not the Trainer's own, which copies all logits to float32).
         learning_rates: parameter name → learning rate, where it is not the common one.
+        schedule: step → share of the learning rate, in place of the arguments' scheduler.
     """
 
     loss_is_scaled_for_ga = True  # every loss is divided by the totals of the step
@@ -46,6 +48,7 @@ class RepairTrainer(Trainer):
         teacher: Teacher | None = None,
         bf16: bool = False,
         learning_rates: Mapping[str, float] | None = None,
+        schedule: Callable[[int], float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -55,6 +58,7 @@ class RepairTrainer(Trainer):
         self.teacher = teacher
         self.bf16 = bf16
         self.learning_rates = dict(learning_rates or {})
+        self.schedule = schedule
         self._parts: dict[str, Tensor] = {}  # the unweighted losses of the step that is being logged
 
     @property
@@ -125,6 +129,15 @@ class RepairTrainer(Trainer):
             options = {**options, "weight_decay": self.args.weight_decay}
             self.optimizer = kind([{"params": group, "lr": lr} for lr, group in groups.items()], **options)
         return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """The Trainer's own, or the schedule that was given."""
+        if self.schedule is not None and self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.schedule)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer would go through every parameter at every step."""

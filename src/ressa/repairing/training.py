@@ -24,6 +24,7 @@ from ressa.repairing.checkpoints import last_checkpoint
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import eager_attention, lean_forward, walked_once
 from ressa.repairing.objective import Objective
+from ressa.repairing.schedule import EpochCosine
 from ressa.repairing.sharded import choose_shards, gather_trained, make_twin
 from ressa.repairing.teacher import SeparateTeacher, SharedTeacher
 from ressa.repairing.trainer import RepairTrainer
@@ -87,6 +88,7 @@ def train(
             objective=objective,
             bf16=bf16,
             learning_rates=_learning_rates(student, anatomy, config),
+            schedule=_schedule(config, len(samples), arguments),
         )
         if trainer.is_deepspeed_enabled:
             raise UsageError("DeepSpeed cannot train a repair: use torchrun alone, or an FSDP2 config.")
@@ -177,8 +179,22 @@ def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
     """Optimiser steps of the run: `steps`, or `epochs` over the samples."""
     if config.steps is not None:
         return config.steps
+    return max(1, round(config.epochs * steps_per_epoch(config, samples, processes)))
+
+
+def steps_per_epoch(config: RepairConfig, samples: int, processes: int) -> int:
+    """Optimiser steps that see every sample once."""
     batches = -(-samples // (config.batch_size * processes))
-    return max(1, round(config.epochs * -(-batches // config.gradient_accumulation)))
+    return -(-batches // config.gradient_accumulation)
+
+
+def _schedule(config: RepairConfig, samples: int, arguments: TrainingArguments) -> EpochCosine | None:
+    """LAVIS's schedule of the run, None for the Trainer's own cosine."""
+    if config.schedule == "cosine":
+        return None
+    epoch = steps_per_epoch(config, samples, arguments.world_size)
+    epochs = -(-arguments.max_steps // epoch)
+    return EpochCosine(config.first_share, config.last_share, config.warmup_steps, epochs, epoch)
 
 
 def _learning_rates(student: nn.Module, anatomy: Anatomy, config: RepairConfig) -> dict[str, float]:
