@@ -161,7 +161,16 @@ def prune(
     if finished is None and work_dir is not None:
         finished = FinishedBlocks(work_dir, keeps_weights=chosen.updates_weights)
     if finished is not None:
-        recipe = (method, sorted(options.items()), plan.to_dict(), seed, tokens, alpha, statistics_of, keep_zeros)
+        recipe = (
+            method,
+            sorted(options.items()),
+            plan.to_dict(),
+            seed,
+            tokens,
+            alpha,
+            statistics_of,
+            keep_zeros,
+        )
         let_go = shelf.let_go if shelf is not None else lambda _weight: None
         contents = _contents(modules, plan, () if needs is None else batches, let_go)
         finished.claim(fingerprint([repr(recipe), *contents]))

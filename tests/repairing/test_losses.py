@@ -34,21 +34,23 @@ def test_logit_distillation_is_the_scaled_divergence_of_teacher_from_student(tem
     tokens = LogitDistillation(temperature)
     torch.testing.assert_close(tokens(student, teacher, TARGETS), divergence[[0, 2, 3]].mean())
     torch.testing.assert_close(tokens(student, teacher, TARGETS, count=6), divergence[[0, 2, 3]].sum() / 6)
-    paper = LogitDistillation(temperature, reduction="batch")
-    torch.testing.assert_close(paper(student, teacher, TARGETS, count=2), divergence.sum() / 2)
+    batch = LogitDistillation(temperature, reduction="batch")
+    torch.testing.assert_close(batch(student, teacher, TARGETS, count=2), divergence[[0, 2, 3]].sum() / 2)
+    everywhere = LogitDistillation(temperature, positions="all")
+    torch.testing.assert_close(everywhere(student, teacher, TARGETS), divergence.mean())
     assert tokens(teacher, teacher, TARGETS).abs() < 1e-6
     with pytest.raises(ValueError, match="number of samples"):
-        paper(student, teacher, TARGETS)
+        batch(student, teacher, TARGETS)
 
 
-def test_padding_changes_only_the_papers_form():
+def test_padding_changes_only_what_counts_all_positions():
     student, teacher = logits(0), logits(1)
     padded = [F.pad(x, (0, 0, 0, 3), value=1.5) for x in (student, teacher + 0)]
     padded[1][4:] = logits(2)[:3]
     targets = F.pad(TARGETS, (0, 3), value=IGNORED)
     mean = LogitDistillation()
     torch.testing.assert_close(mean(*padded, targets), mean(student, teacher, TARGETS))
-    paper = LogitDistillation(reduction="batch")
+    paper = LogitDistillation(reduction="batch", positions="all", scaled=False)
     assert paper(*padded, targets, count=1) > paper(student, teacher, TARGETS, count=1) + 0.1
 
 

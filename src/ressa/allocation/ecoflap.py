@@ -43,11 +43,12 @@ def ecoflap(
     """Shares of zeros from global scores; the model's weights are the same afterwards, bit for bit.
 
     Args:
-        batches: calibration inputs with labels; the official code takes 32, of one sample each.
+        batches: calibration inputs with labels. The official code takes them one sample at a time, 32 by default
+            (RESSA's script of the first order: 128).
         sparsity: tower → share of zeros; towers that are absent stay dense.
         joint: whether the towers share one budget (the official code) or keep one each.
         granularity: what is scored and gets one sparsity: a block (the official setting) or a layer.
-        margin: no group gets more than this above its pool's sparsity (official: 0.1).
+        margin: no group gets more than this above its pool's sparsity (ECoFLaP: 0.1; RESSA's scripts: no such cap).
         epsilon: the size of the perturbation of the zeroth order. In bf16 the loss has few digits: a model in
             fp32 gives cleaner scores.
         scope: of the unstructured patterns.
@@ -108,7 +109,7 @@ def zeroth_order_scores(
 ) -> dict[str, float]:
     """Group → mean over batches of |L(w + εz) − L(w − εz)| / 2ε, z on all linears of the group at once.
 
-    (The official code perturbs one linear at a time and adds up a block's; one pair a block is the paper's.)
+    (The official code draws z for one linear at a time and adds up a block's scores; the paper writes of blocks.)
     """
     modules: dict[str, nn.Module] = dict(outputs.model.named_modules())
     scores: dict[str, float] = {}

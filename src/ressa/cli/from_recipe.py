@@ -25,7 +25,7 @@ def recipe_command(
 ) -> Callable[[Callable[[Values], Values]], None]:
     """Register a function as the command of a recipe, whose fields become its options.
 
-    The function turns the options as given into the recipe's values; its docstring is the command's help.
+    The function turns the options that are given into the recipe's values; its docstring is the command's help.
     writes_folder: whether there is an output that `--force` may replace. can_estimate: whether there is
     `--dry-run`. extra: options that are no fields, name → annotation; they default to None.
     """
@@ -37,8 +37,13 @@ def recipe_command(
 
     def register(adapt: Callable[[Values], Values]) -> None:
         def run(
-            force: bool = False, dry_run: bool = False, json_target: str | None = None, **values: Any
+            context: typer.Context,
+            force: bool = False,
+            dry_run: bool = False,
+            json_target: str | None = None,
+            **values: Any,
         ) -> None:
+            values = {name: value for name, value in values.items() if _is_given(context, name)}
             if not writes_folder and json_target not in (None, "-"):
                 values["output"] = json_target  # known beforehand, as an output must be
             recipes = [make_recipe({"command": adapt.__name__, **adapt(values)})]
@@ -46,6 +51,7 @@ def recipe_command(
 
         option = functools.partial(reflection.Parameter, kind=reflection.Parameter.KEYWORD_ONLY)
         parameters = [
+            option("context", annotation=typer.Context),
             *(option(name, annotation=_annotation(name, field)) for name, field in fields.items()),
             *(option(name, annotation=annotation) for name, annotation in extra.items()),
             *([option("dry_run", annotation=DryRun)] if can_estimate else []),
@@ -56,7 +62,10 @@ def recipe_command(
             "force": False,
             "dry_run": False,
         }
-        parameters = [each.replace(default=defaults.get(each.name)) for each in parameters]
+        parameters = [
+            each if each.name == "context" else each.replace(default=defaults.get(each.name))
+            for each in parameters
+        ]
         run.__doc__ = adapt.__doc__
         run.__signature__ = reflection.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -64,6 +73,12 @@ def recipe_command(
         command(run)
 
     return register
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line: what does not is the recipe's default, or its preset's."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _annotation(name: str, field: Any) -> Any:
@@ -100,7 +115,9 @@ def _default(field: Any) -> Any:
 def with_options(values: Values) -> Values:
     """Turn --option name=value into a mapping; a value is JSON where it can be read as JSON, else text."""
     options = {}
-    for text in values["options"] or ():
+    if "options" not in values:
+        return values
+    for text in values["options"]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--option {text} is not of the form name=value: write it so.")

@@ -49,9 +49,9 @@ def prune(values: Values) -> Values:
       ressa prune embedded -o runs/pruned --pattern 2:4
       ressa prune ./llava -o runs/llava --sparsity 0.5 --vision dense --calibration ./coco
     """
-    sparsity = values.pop("sparsity")
+    sparsity = values.pop("sparsity", None)
     if sparsity is not None:
-        if values["pattern"] != PruneRecipe.model_fields["pattern"].default:
+        if "pattern" in values:
             raise UsageError("--pattern and --sparsity say the same thing: give one of them.")
         values["pattern"] = sparsity
     return with_options(values)

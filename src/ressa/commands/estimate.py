@@ -147,6 +147,7 @@ def _outcome(recipe: Any, table: Table, lines: list[str], found: Any, **more: An
     ]
     data = {
         "model": recipe.model,
+        "recipe": recipe.model_dump(mode="json"),
         "read": found.read,
         "written": found.written,
         "memory": found.memory,

@@ -1,6 +1,7 @@
 """The plan of a prune recipe: measured, or a pattern for each tower."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ressa.data import Sample, batch_size_for, batches
 from ressa.files import read_json
 from ressa.methods import get_method
 from ressa.recipe import DENSE, PruneRecipe
-from ressa.sparsity import Pattern, Plan, parse_pattern
+from ressa.sparsity import Pattern, Plan, Unstructured, parse_pattern
 
 _POSITIONS = (
     2048  # at a time, where gradients are measured: all that the model makes of them is kept for a while
@@ -84,5 +85,18 @@ def allocation_of(
         device=device,
         **options,
     )
+    allocation = replace(allocation, plan=_compared_as_asked(allocation.plan, asked, anatomy))
     write_plan(note, allocation)
     return allocation
+
+
+def _compared_as_asked(plan: Plan, asked: Mapping[str, Pattern | None], anatomy: Anatomy) -> Plan:
+    """The plan with the scope of each tower's own pattern, which the allocation does not look at."""
+
+    def scoped(name: str, pattern: Pattern) -> Pattern:
+        own = asked.get(anatomy.tower_of(name))
+        if isinstance(pattern, Unstructured) and isinstance(own, Unstructured):
+            return Unstructured(pattern.sparsity, own.scope)
+        return pattern
+
+    return Plan({name: scoped(name, pattern) for name, pattern in plan.items()})

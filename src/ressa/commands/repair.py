@@ -122,7 +122,11 @@ def _find_dense(recipe: RepairRecipe, pruned: Manifest) -> None:
 
 def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
     data = {"output": str(recipe.output), **manifest.model_dump(mode="json")}
-    lines = [*_held_back(data["training"].get("held_back")), where_it_went(manifest.spent), line]
+    lines = [
+        *_held_back(data["training"].get("held_back"), recipe.config().held_back),
+        where_it_went(manifest.spent),
+        line,
+    ]
     if not recipe.config().keeps_zeros:
         before, after = data["training"]["sparsity"]
         lines.append(
@@ -131,12 +135,11 @@ def _outcome(recipe: RepairRecipe, manifest: Manifest, line: str) -> Outcome:
     return Outcome(data, [manifest_table(data, f"{Path(recipe.model).name}, repaired")], lines)
 
 
-def _held_back(report: dict[str, Any] | None) -> list[str]:
-    """What a person reads of the samples held back: a line a model, or why there is none."""
+def _held_back(report: dict[str, Any] | None, asked: int) -> list[str]:
+    """What a person reads of the samples held back, of those asked for: a line a model, or why there is none."""
     if not report:
-        return [
-            "There were too few samples to hold any back, so evaluate the result to know what repair did."
-        ]
+        why = "There were too few samples to hold any back" if asked else "No samples were held back"
+        return [f"{why}, so evaluate the result to know what repair did."]
     said = [
         f"{name}: loss {found['loss']:.3f}, {_right(found)}"
         for name in ("dense", "pruned", "repaired")

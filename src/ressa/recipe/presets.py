@@ -57,7 +57,7 @@ _PAPER: dict[str, dict[str, Any]] = {
         },
     },
     "evaluate": _SCORING,
-    "sweep": {**_CALIBRATION, **_SCORING, "batch_size": 1},
+    "sweep": {**_CALIBRATION, **_SCORING},
 }
 _VICUNA: dict[str, dict[str, Any]] = {
     "repair": {"batch_size": 16},
@@ -92,8 +92,11 @@ def with_preset(command: str, given: dict[str, Any]) -> dict[str, Any]:
     options = preset.get("options") or _METHOD_OPTIONS.get(str(values.get("method")), {})
     if options and isinstance(given.get("options", {}), dict):
         values["options"] = {**options, **given.get("options", {})}
-    if command == "prune" and given.get("vision") is None:
-        values["vision"] = _vision(values.get("method", "wanda"), values["pattern"])
+    if command == "prune":
+        if given.get("vision") is None:
+            values["vision"] = _vision(values.get("method", "wanda"), values["pattern"])
+        if str(given.get("allocation")).startswith("ecoflap"):
+            values.setdefault("margin", 1.0)  # its scripts' --max_sparsity_per_layer 1.01 is no cap
     return values
 
 
@@ -114,4 +117,6 @@ class PresetRecipe(DataRecipe):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        return with_preset(cls.model_fields["command"].default, values) if isinstance(values, dict) else values
+        return (
+            with_preset(cls.model_fields["command"].default, values) if isinstance(values, dict) else values
+        )

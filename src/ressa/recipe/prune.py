@@ -116,7 +116,9 @@ class PruneRecipe(PresetRecipe):
     @model_validator(mode="after")
     def _margin_of_ecoflap(self) -> "PruneRecipe":
         if self.margin is not None and not self.allocation.startswith("ecoflap"):
-            raise ValueError("only ECoFLaP has a margin: leave it out, or choose the allocation ecoflap-zeroth")
+            raise ValueError(
+                "only ECoFLaP has a margin: leave it out, or choose the allocation ecoflap-zeroth"
+            )
         return self
 
     @model_validator(mode="after")

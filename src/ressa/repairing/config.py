@@ -14,8 +14,8 @@ Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "recon
 
 
 class RepairConfig(BaseModel):
-    """How to repair a pruned model. Method, ranks, α, λ, T and the peak of the learning rate are by default what RESSA's
-    scripts say (arXiv 2404.02424); what else the paper does is `--preset paper`, setting by setting in docs/paper.md.
+    """How to repair a pruned model. Method, ranks, α, λ, T and the peak of the learning rate are by default what
+    RESSA's scripts say (arXiv 2404.02424); all that the paper does is `--preset paper` (docs/paper.md).
 
     Methods:
         sparse_lora: W⊙M + (α/r)(BA)⊙M, the mask applied in training.
@@ -58,7 +58,9 @@ class RepairConfig(BaseModel):
 
     learning_rate: Above0 = 1e-4
     learning_rates: dict[Tower, Above0] = {}  # of single towers
-    schedule: Literal["cosine", "epoch_cosine"] = "cosine"  # over the run's steps; or as LAVIS, see EpochCosine
+    schedule: Literal["cosine", "epoch_cosine"] = (
+        "cosine"  # over the run's steps; or as LAVIS, see EpochCosine
+    )
     min_learning_rate: From0 = 1e-5  # at the cosine's end, if lower; a tower's own rate ends in proportion
     warmup_steps: Count = 0
     warmup_learning_rate: From0 = 0.0  # at the first step of the warm-up, with epoch_cosine
