@@ -34,9 +34,12 @@ def owl(
     A weight is an outlier if its Wanda score |w|·‖x‖₂ is more than `threshold` (M) times the mean over its
     block. Shares of outliers are scaled to span 2·`spread` (2λ), centred, and subtracted from the sparsity, so
     that each lies within 2λ of the target. Blocks differ in size here, so "centred" means by weights, which
-    meets the budget. ‖x‖₂ is the root mean square over tokens. (The official code has the sum over a sample's tokens, so
-    that layers which see more tokens have larger scores. In a decoder-only model all layers of a block see the same ones
-    and nothing changes; in a T5 decoder cross-attention's k and v see the encoder's, and there the two differ.) joint: whether towers are compared with each other or each within itself. `seed` changes nothing.
+    meets the budget. joint: whether towers are compared with each other or each within itself. `seed` changes
+    nothing.
+
+    ‖x‖₂ is the root mean square over tokens; the official code has the sum over a sample's tokens, so that layers which
+    see more of them score higher. In a decoder-only model all layers of a block see the same and nothing changes; in
+    a T5 decoder cross-attention's k and v see the encoder's tokens, and there the two differ.
     """
     started = time.perf_counter()
     anatomy = anatomy or find_anatomy(model)

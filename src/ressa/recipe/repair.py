@@ -29,8 +29,8 @@ from ressa.repairing.config import RepairConfig
 class RepairRecipe(PresetRecipe):
     """Reconstruct a pruned model's blocks, train SparseLoRA with the dense model as teacher, and merge it.
 
-    Ranks, α, λ, T and the peak of the learning rate are by default the paper's; the rest is ours, and the reconstruction
-    of blocks (`warm_start`) wins on both embedded models. The paper's repair whole: `preset: paper`.
+    Ranks, α, λ, T and the peak of the learning rate are by default the paper's; the rest is ours, and `warm_start`, the
+    reconstruction of blocks, wins on both embedded models. The paper's whole repair is `preset: paper`.
     """
 
     command: Literal["repair"] = "repair"

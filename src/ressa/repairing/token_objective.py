@@ -85,7 +85,9 @@ class TokenObjective:
         if teacher is not None and self.cache is None:
             with recorded_outputs(teacher.network, self.blocks, theirs):
                 teacher_logits = logits_of(teacher(inputs))
-            teacher_logits = teacher_logits.flatten(0, 1) if everywhere else self._positions(teacher_logits, labels)[0]
+            teacher_logits = (
+                teacher_logits.flatten(0, 1) if everywhere else self._positions(teacher_logits, labels)[0]
+            )
             torch.clear_autocast_cache()  # weights cast without gradients are of no use to the student
             theirs = [self._positions(states, labels)[0] for states in theirs]
         with recorded_outputs(network, self.blocks, ours):
