@@ -78,7 +78,7 @@ def fitting(samples: Sequence[Sample], vlm: "Vlm", on_bad: OnBadSample) -> list[
     if not isinstance(batcher, Batcher):  # a dual encoder's processor cuts texts that are too long
         return list(samples)
     faults = Faults(on_bad)
-    found = readable(samples, batcher, faults)
+    found = readable(batcher.apart(samples), batcher, faults)
     faults.settle()
     if not found:
         raise UsageError("No sample is left that this model can read: shorten their texts.")

@@ -6,6 +6,7 @@ along the text (their shape).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
 from ressa.data.limits import Limits
 from ressa.data.remembering import with_memory
-from ressa.data.sample import Sample
+from ressa.data.sample import AnySample, Sample
 from ressa.data.text import Text
 from ressa.dual.batcher import PairBatcher
 from ressa.dual.structure import is_dual_encoder
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
 
 IGNORED = -100  # the label value that torch's and transformers' cross-entropy leave out
+
+REMEMBERED = 4096  # prompts
 
 Rows = list[Tensor]
 
@@ -61,31 +64,66 @@ class Batcher:
         self.text = Text(self.processor, self.encoder_decoder, stop_ids(config, generation_config), end)
         # Families whose image is no part of the text (BLIP, GIT) generate behind unpadded prompts only.
         self.pads_prompts = self.encoder_decoder or self.text.image_token is not None
+        # Those whose images are no part of the text, and Q-Formers, whose forward asks for pixels.
+        self.needs_picture = (
+            self.text.image_token is None or getattr(config, "qformer_config", None) is not None
+        )
+        self._rendered: dict[tuple[str, int], list[str]] = {}
         self._images = ImageCache()
 
     def training(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs with `labels`, for a forward pass that returns the loss of the targets.
 
         Encoder-decoder: `input_ids` (B, L) hold the prompt, `labels` (B, T) the target and its end token,
-        −100 in the padding; `decoder_attention_mask` (B, T) marks the target. Decoder-only: `input_ids`
-        (B, L) hold prompt, target and end token, padded on the right; `labels` (B, L) are −100 everywhere
-        but on target and end token. Raises UsageError when there are no samples or one has no target.
+        −100 in the padding; `decoder_attention_mask` (B, T) marks the target. Earlier turns are a part of the prompt:
+        `apart` makes samples of them. Decoder-only: `input_ids` (B, L) hold prompts, targets and what ends them, padded
+        on the right; `labels` (B, L) are −100 everywhere but on answers, those of earlier turns included, and their
+        ends. Raises UsageError when there are no samples or one has no target.
         """
         targets = self.targets(samples)
-        rows, rest = self._encode(samples)
         names = [sample.id for sample in samples]
         self.limits.check(names, [len(target) for target in targets])
         if self.encoder_decoder:
+            rows, rest = self._encode(samples, [self._asked(sample) for sample in samples])
             batch = self._padded(rows, left=False) | rest
             batch["labels"] = pad(targets, IGNORED)
             batch["decoder_attention_mask"] = (batch["labels"] != IGNORED).long()
             return batch
+        heads = [self._head(sample) for sample in samples]
+        texts = [self.text.joined(segments[:read], answers[: read - 1]) for segments, answers, read in heads]
+        rows, rest = self._encode(samples, texts)
         self._drop_end_token(rows)
         rows["labels"] = [torch.full_like(row, IGNORED) for row in rows["input_ids"]]
-        for index, target in enumerate(targets):
-            self._append(rows, index, target)
+        for index, (sample, (segments, answers, read)) in enumerate(zip(samples, heads, strict=True)):
+            self._learn(rows, index, sample.id, segments[:read], answers[: read - 1])
+            for segment, answer, following in zip(
+                segments[read - 1 :], answers[read - 1 :], segments[read:], strict=False
+            ):
+                self._append(rows, index, torch.tensor(self.text.earlier_ids(segment, answer)))
+                self._append(rows, index, torch.tensor(self.text.following_ids(following)), learn=False)
+            self._append(rows, index, targets[index])
         self.limits.check(names, [len(row) for row in rows["input_ids"]])
         return self._padded(rows, left=False) | rest
+
+    def apart(self, samples: Sequence[AnySample]) -> list[AnySample]:
+        """The samples as this model can learn all of their answers: where it is an encoder-decoder, one a turn."""
+        if not self.encoder_decoder or not any(sample.earlier for sample in samples):
+            return list(samples)
+        found = []
+        for sample in samples:
+            turns = sample.turns
+            for place, (prompt, target) in enumerate(turns):
+                found.append(replace(sample, prompt=prompt, target=target, earlier=sample.earlier[:place]))
+        return found
+
+    def problem(self, sample: Sample) -> str | None:
+        """Why the model cannot look at such a sample, in a few words; None where it can."""
+        count = len(sample.images)
+        if count == 0 and self.needs_picture:
+            return "shows no picture, and this model reads no text without one"
+        if count > 1 and not self.text.takes_several:
+            return f"shows {count} pictures, and this model takes one"
+        return None
 
     def forwards(self, samples: Sequence[Sample]) -> list[dict[str, Tensor]]:
         """The inputs of each forward that learning from such samples takes: one."""
@@ -96,7 +134,7 @@ class Batcher:
 
         Where `pads_prompts` is False, hand in prompts of one length (`alike`).
         """
-        rows, rest = self._encode(samples)
+        rows, rest = self._encode(samples, [self._asked(sample) for sample in samples])
         if not self.encoder_decoder and self.pads_prompts:
             self._drop_end_token(rows)
         return self._padded(rows, left=not self.encoder_decoder) | rest
@@ -107,7 +145,7 @@ class Batcher:
             return [list(range(len(samples)))]
         groups: dict[int, list[int]] = {}
         for index, sample in enumerate(samples):
-            groups.setdefault(len(self.tokenizer.encode(sample.prompt)), []).append(index)
+            groups.setdefault(len(self.tokenizer.encode(self._asked(sample))), []).append(index)
         return list(groups.values())
 
     def targets(self, samples: Sequence[Sample]) -> Rows:
@@ -122,8 +160,8 @@ class Batcher:
                 name = sample.id or "(unnamed)"
                 raise UsageError(f"sample {name} has no target text to learn from: give it one.")
         texts = [self.limits.cleaned((sample.target or "").strip()) for sample in samples]
-        ids = self.text.target_ids([self.limits.cleaned(sample.prompt) for sample in samples], texts)
-        return [torch.tensor(row) for row in ids]
+        before = [""] * len(samples) if self.encoder_decoder else [self._last(sample) for sample in samples]
+        return [torch.tensor(row) for row in self.text.target_ids(before, texts)]
 
     def stopping(self) -> dict[str, Any]:
         """What `model.generate` must be told to stop where answers end; nothing where its configs say it."""
@@ -131,7 +169,16 @@ class Batcher:
 
     def length(self, sample: Sample) -> int:
         """Tokens of a sample where the model needs most positions: those of its image and its target count."""
-        rows, _ = self._encode([sample], check=False)
+        if sample.target and not self.encoder_decoder:
+            return (
+                self.training([sample])["input_ids"].shape[1]
+                if sample.earlier
+                else self._plain_length(sample)
+            )
+        return self._plain_length(sample)
+
+    def _plain_length(self, sample: Sample) -> int:
+        rows, _ = self._encode([sample], [self._asked(sample)], check=False)
         if sample.target and not self.encoder_decoder:
             self._drop_end_token(rows)
         prompt = len(rows["input_ids"][0])
@@ -158,13 +205,113 @@ class Batcher:
     def _texts(self, ids: Tensor) -> list[str]:
         return self.text.read(ids.tolist())
 
+    # -- the text -----------------------------------------------------------------------------------------
+
+    def _segments(self, sample: Sample) -> tuple[list[str], list[str]]:
+        """What stands before each answer of a sample, and the earlier answers."""
+        if not sample.earlier:
+            key = (sample.prompt, len(sample.images))
+            if key not in self._rendered:
+                if len(self._rendered) > REMEMBERED:
+                    self._rendered.clear()
+                self._rendered[key] = self.text.segments([self.limits.cleaned(sample.prompt)], key[1])
+            return self._rendered[key], []
+        questions = [self.limits.cleaned(asked) for asked, _ in sample.turns]
+        answers = [self.limits.cleaned(said.strip()) for _, said in sample.earlier]
+        return self.text.segments(questions, len(sample.images)), answers
+
+    def _asked(self, sample: Sample) -> str:
+        """Everything before the last answer."""
+        return self.text.joined(*self._segments(sample))
+
+    def _last(self, sample: Sample) -> str:
+        """What stands before the last answer, since the one before it."""
+        return self._segments(sample)[0][-1]
+
+    def _head(self, sample: Sample) -> tuple[list[str], list[str], int]:
+        """Segments and earlier answers, and how many segments the processor has to read: up to the last picture."""
+        segments, answers = self._segments(sample)
+        shown = [place for place, segment in enumerate(segments) if self.text.shows(segment)]
+        return segments, answers, max(shown, default=0) + 1
+
+    def _learn(
+        self, rows: dict[str, Rows], index: int, name: str, segments: list[str], answers: list[str]
+    ) -> None:
+        """Label the answers that stand before a later picture, where they are in what the processor made."""
+        ids, start = rows["input_ids"][index].tolist(), 0
+        for segment, answer in zip(segments, answers, strict=False):
+            sought = self.text.anchored(segment, answer)
+            own = len(sought) - len(self.text.anchored(segment, ""))
+            found = next(
+                (
+                    at
+                    for at in range(start, len(ids) - len(sought) + 1)
+                    if ids[at : at + len(sought)] == sought
+                ),
+                None,
+            )
+            if found is None:
+                raise UsageError(
+                    f"sample {name or '(unnamed)'}: an answer cannot be told from what it stands among: leave it out."
+                )
+            start = found + len(sought)
+            ending = self.text.turn_end
+            end = start + len(ending) * (ids[start : start + len(ending)] == ending)
+            rows["labels"][index][start - own : end] = rows["input_ids"][index][start - own : end]
+
+    # -- the tensors --------------------------------------------------------------------------------------
+
     def _encode(
-        self, samples: Sequence[Sample], check: bool = True
+        self, samples: Sequence[Sample], texts: list[str], check: bool = True
     ) -> tuple[dict[str, Rows], dict[str, Tensor]]:
-        """The processor's output: what runs along the text, as rows without padding, and the rest."""
+        """The processor's output: what runs along the text, as rows without padding, and the rest.
+
+        Samples that show nothing have rows of text alone; of the rest they have zeros where every sample has a row.
+        """
         if not samples:
             raise UsageError("there are no samples to make a batch of: give at least one image-text sample.")
-        texts = [self.text.render(self.limits.cleaned(sample.prompt)) for sample in samples]
+        for sample in samples:
+            if (problem := self.problem(sample)) is not None:
+                raise UsageError(f"sample {sample.id or '(unnamed)'} {problem}: leave it out.")
+        seeing = [place for place, sample in enumerate(samples) if sample.images]
+        blind = [place for place, sample in enumerate(samples) if not sample.images]
+        rows: dict[str, Rows] = {}
+        rest: dict[str, Tensor] = {}
+        for places in (seeing, blind):
+            if places:
+                some, more = self._split(
+                    [samples[place] for place in places], [texts[place] for place in places]
+                )
+                for key, values in some.items():
+                    whole = rows.setdefault(key, [torch.empty(0)] * len(samples))
+                    for place, value in zip(places, values, strict=True):
+                        whole[place] = value
+                rest |= more
+        if blind and seeing:
+            self._fill(rows, rest, seeing, blind)
+        if check:
+            self.limits.check([sample.id for sample in samples], [len(row) for row in rows["input_ids"]])
+        return rows, rest
+
+    def _fill(
+        self, rows: dict[str, Rows], rest: dict[str, Tensor], seeing: list[int], blind: list[int]
+    ) -> None:
+        """Zeros for what samples without a picture have nothing of."""
+        for values in rows.values():
+            like = values[seeing[0]]
+            for place in blind:
+                if len(values[place]) == 0:
+                    values[place] = like.new_zeros(len(rows["input_ids"][place]), *like.shape[1:])
+        if self.text.pads_pictures:
+            for key, value in rest.items():
+                if len(value) == len(seeing):
+                    rest[key] = value.new_zeros(len(seeing) + len(blind), *value.shape[1:])
+                    rest[key][seeing] = value
+
+    def _split(
+        self, samples: Sequence[Sample], texts: list[str]
+    ) -> tuple[dict[str, Rows], dict[str, Tensor]]:
+        """Samples that all show something or all nothing."""
         encoded = {  # a tokenizer that makes nothing of a text gives floats
             key: value.long() if key.endswith(("input_ids", "attention_mask")) else value
             for key, value in self._processed(samples, texts).items()
@@ -181,8 +328,6 @@ class Batcher:
                 rows[key] = [line[keep] for line, keep in zip(value, real, strict=True)]
             else:
                 rest[key] = value
-        if check:
-            self.limits.check([sample.id for sample in samples], [len(row) for row in rows["input_ids"]])
         return rows, rest
 
     def _processed(self, samples: Sequence[Sample], texts: list[str]) -> dict[str, Tensor]:
@@ -212,12 +357,12 @@ class Batcher:
                 for values in rows.values():
                     values[index] = values[index][:-1]
 
-    def _append(self, rows: dict[str, Rows], index: int, target: Tensor) -> None:
-        """Put one sample's target behind its prompt in every tensor that runs along the text."""
+    def _append(self, rows: dict[str, Rows], index: int, target: Tensor, learn: bool = True) -> None:
+        """Put more ids behind one sample's prompt, in every tensor that runs along the text."""
         prompt = rows["input_ids"][index]
         for key, values in rows.items():
             if key in ("input_ids", "labels"):
-                tail = target
+                tail = target if learn or key == "input_ids" else torch.full_like(target, IGNORED)
             elif key == "attention_mask":
                 tail = torch.ones_like(target)
             elif key == "token_type_ids":

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ressa.data.batcher import Batcher
 
 
+TURN = 32  # tokens that a chat template writes around a turn, at most; what is longer is counted exactly
+
+
 def stored(sample: Sample) -> list[StoredPicture]:
     """A sample's pictures that are in files, which may be damaged."""
     return [picture for picture in sample.images if not isinstance(picture, Image.Image)]
@@ -63,28 +66,37 @@ def readable(
     if not samples:
         return []
     limits = batcher.limits
-    marked = sum(
-        limits.has_placeholder(each.prompt) or limits.has_placeholder(each.target or "") for each in samples
-    )
+    marked = sum(any(limits.has_placeholder(text) for text in texts_of(each)) for each in samples)
     if marked:
         words = " or ".join(limits.placeholders)
         warn(
             f"Texts with {words} in them, which stands for a picture: {marked:,} of {len(samples):,}; it is taken out."
         )
     _say_what_a_qformer_misses({sample.prompt for sample in samples}, batcher)
-    first = batcher.length(samples[0]) if limits.positions is not None else 0
     kept = []
+    first, pictured = 0, False  # tokens of a sample: more than its template and a picture take
     for sample in samples:
-        if sample.target and not limits.cleaned(sample.target):
+        if (problem := batcher.problem(sample)) is not None:
+            faults.add("", f"sample {sample.id}", problem)
+            continue
+        if any(not limits.cleaned(said) for _, said in sample.turns if said):
             faults.add("", f"sample {sample.id}", "its target is nothing but an image's placeholder")
             continue
+        if limits.positions is not None and not pictured and (sample.images or not first):
+            first, pictured = batcher.length(sample), bool(sample.images)
         # A token is at least a byte of text, so most samples need no tokenizer.
-        most = first + len(f"{sample.prompt}{sample.target}".encode()) + room
+        text = sum(len(text.encode()) + TURN for text in texts_of(sample))
+        most = first * max(1, len(sample.images)) + text + room
         if limits.too_long(most) and (problem := limits.too_long(batcher.length(sample) + room)):
             faults.add("", f"sample {sample.id}", problem)
         else:
             kept.append(sample)
     return kept
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """All that is said in a sample."""
+    return [text for turn in sample.turns for text in turn if text]
 
 
 def _say_what_a_qformer_misses(prompts: Iterable[str], batcher: "Batcher") -> None:

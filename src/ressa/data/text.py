@@ -4,14 +4,18 @@ Found by structure: whether the processor has a chat template, whether it writes
 (tried once on a blank image), and what its tokenizer adds to a text.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from ressa.data.ending import Ending, appended_token, asked, find_endings
+from ressa.data.ending import ANSWER, Ending, appended_token, find_endings
+from ressa.data.sample import PICTURE
+from ressa.errors import UsageError
 
 
 class Text:
@@ -43,16 +47,75 @@ class Text:
         if self.image_token is not None:
             self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
 
-    def render(self, prompt: str) -> str:
-        """The text for the processor: the prompt in the chat template or behind the image placeholder."""
-        if getattr(self.processor, "chat_template", None):
-            return self.processor.apply_chat_template(
-                [asked(prompt)], tokenize=False, add_generation_prompt=True
+    def segments(self, questions: Sequence[str], pictures: int = 1) -> list[str]:
+        """What the model reads before each answer: questions in the chat template or behind the image placeholders.
+
+        questions: of each turn, in order; the last answer is the one to come. A picture stands where `PICTURE`
+        does, or in front where these are not as many as the pictures. Raises UsageError where the chat template has
+        no more than one turn.
+        """
+        asked = _placed(questions, pictures)
+        if not getattr(self.processor, "chat_template", None):
+            written = [
+                "".join(self._placeholder if part is None else part for part in parts) for parts in asked
+            ]
+            return [written[0], *(f"\n{question}" for question in written[1:])]
+        turns: list[dict[str, Any]] = []
+        for place, parts in enumerate(asked):
+            if place:
+                said = [{"type": "text", "text": f"{ANSWER}{place}{ANSWER}"}]
+                turns.append({"role": "assistant", "content": said})
+            content = [
+                {"type": "image"} if part is None else {"type": "text", "text": part} for part in parts
+            ]
+            turns.append({"role": "user", "content": content})
+        try:
+            text = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            if len(turns) == 1:
+                raise
+            raise UsageError(
+                f"the model's chat template refuses a conversation of several turns ({error}): leave it out."
+            ) from None
+        found = re.split(f"{ANSWER}\\d+{ANSWER}", text)
+        if len(found) != len(questions):
+            raise UsageError(
+                "the model's chat template does not write earlier answers: leave conversations out."
             )
-        return f"{self._placeholder}{prompt}"
+        return found
+
+    def joined(self, segments: Sequence[str], answers: Sequence[str]) -> str:
+        """Segments with the answers between them. answers: one fewer than the segments, or as many."""
+        text = ""
+        for place, segment in enumerate(segments):
+            text += segment
+            if place < len(answers):
+                text += self._space(segment) + answers[place]
+        return text
+
+    def shows(self, segment: str) -> bool:
+        """Whether there is a picture in what `segments` gave."""
+        return self.image_token is not None and self.image_token in segment
+
+    @cached_property
+    def takes_several(self) -> bool:
+        """Whether a sample may show several pictures: tried once, on two blank ones."""
+        if self.image_token is None:
+            return False
+        one, two = (self._image_tokens(self.segments(["a"], count)[0], count) for count in (1, 2))
+        return 0 < 2 * one <= two
+
+    @cached_property
+    def pads_pictures(self) -> bool:
+        """Whether pixel values have a row a sample, whatever it shows, and not a row a picture: tried once."""
+        if not self.takes_several:
+            return False
+        processed = self.process([[_blank(), _blank()]], self.segments(["a"], 2))
+        pixels = processed.get("pixel_values")
+        return pixels is not None and len(pixels) == 1
 
     def process(self, images: list[list[Image.Image]], texts: list[str]) -> dict[str, Tensor]:
-        """The processor's output for rendered texts, each with its images."""
+        """The processor's output for rendered texts: each with its images, or all without any."""
         options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         bos = self.tokenizer.bos_token
         if bos and texts[0].startswith(bos):  # the chat template has written it already
@@ -61,6 +124,8 @@ class Text:
         if had_no_padding:
             self.tokenizer.pad_token_id = self.pad_id
         try:
+            if not any(images):
+                return dict(self.tokenizer(texts, **options))
             return dict(self.processor(images=images, text=texts, **options))
         finally:
             if had_no_padding:
@@ -79,32 +144,69 @@ class Text:
             return f"{self.image_token}\n"
         return self.image_token if self._image_tokens(f"{self.image_token}a") == alone else ""
 
-    def _image_tokens(self, text: str) -> int:
-        """How many image tokens the processor makes of a text and a blank image; 0 where it refuses."""
+    def _image_tokens(self, text: str, pictures: int = 1) -> int:
+        """How many image tokens the processor makes of a text and blank images; 0 where it refuses."""
         try:
-            ids = self.process([[Image.new("RGB", (32, 32))]], [text])["input_ids"]
-        except (ValueError, IndexError, RuntimeError):  # so says a processor that wants a placeholder
+            ids = self.process([[_blank() for _ in range(pictures)]], [text])["input_ids"]
+        except (
+            ValueError,
+            IndexError,
+            RuntimeError,
+            TypeError,
+        ):  # so says a processor that wants a placeholder
             return 0
         return int((ids == self.image_token_id).sum())
 
-    def target_ids(self, prompts: list[str], targets: list[str]) -> list[list[int]]:
-        """The ids of each target behind its prompt, end token included.
+    def target_ids(self, segments: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """The ids of each target behind what stands before it, end token included.
 
         Decoder-only: a token may depend on what stands before it (a leading space, SentencePiece's "▁"), so
-        the target is tokenised behind the prompt's last character, whose own tokens are then cut off.
+        the target is tokenised behind the segment's last character, whose own tokens are then cut off.
         """
         if self.encoder_decoder:
-            rows = self.tokenizer(targets, return_attention_mask=False)["input_ids"]
+            rows = self.tokenizer(list(targets), return_attention_mask=False)["input_ids"]
         else:
-            last = {prompt: self.render(prompt)[-1:] for prompt in set(prompts)}
-            rows = self._behind([last[prompt] for prompt in prompts], targets)
+            rows = self._behind([segment[-1:] for segment in segments], list(targets))
         return [self._ended(row) for row in rows]
+
+    def earlier_ids(self, segment: str, answer: str) -> list[int]:
+        """The ids of an answer behind its segment, another turn coming after it: what ends a turn included."""
+        (row,) = self._behind([segment[-1:]], [answer])
+        return [*row, *self.turn_end]
+
+    def following_ids(self, segment: str) -> list[int]:
+        """The ids of a segment that comes after an answer and what ends it."""
+        if not self.turn_end or self.end is None:
+            return self._tokenise(segment)
+        bare = segment.lstrip()
+        segment = bare.removeprefix(self.end.text) if bare.startswith(self.end.text) else segment
+        row = self._tokenise(self.end.text + segment)
+        length = len(self.turn_end)
+        return row[length:] if row[:length] == self.turn_end else self._tokenise(segment)
+
+    def anchored(self, segment: str, answer: str) -> list[int]:
+        """The ids of an answer with the last of those before it, by which it is found in a conversation's ids."""
+        before = self._tokenise(segment.rpartition("\n")[2] or segment)[-4:]
+        return [*before, *self._behind([segment[-1:]], [answer])[0]]
+
+    @cached_property
+    def turn_end(self) -> list[int]:
+        """What ends an answer in the middle of a conversation; nothing where there is no chat template."""
+        if self.end is None or not getattr(self.processor, "chat_template", None):
+            return []
+        return self._tokenise(self.end.text)
+
+    def _tokenise(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def _space(self, before: str) -> str:
+        return "" if before[-1:].isspace() or not before else " "
 
     def _behind(self, anchors: list[str], targets: list[str]) -> list[list[int]]:
         def tokenise(texts: list[str]) -> list[list[int]]:
             return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
-        spaces = ["" if anchor.isspace() or not anchor else " " for anchor in anchors]
+        spaces = [self._space(anchor) for anchor in anchors]
         joined = tokenise(
             [a + space + target for a, space, target in zip(anchors, spaces, targets, strict=True)]
         )
@@ -149,3 +251,23 @@ class Text:
         if self.end is not None and len(self.end.ids) > 1:
             texts = [text.partition(self.end.text)[0] for text in texts]
         return [text.strip() for text in texts]
+
+
+def _placed(questions: Sequence[str], pictures: int) -> list[list[str | None]]:
+    """The parts of each question: texts, and None for a picture."""
+    if sum(question.count(PICTURE) for question in questions) != pictures:
+        bare = [question.replace(PICTURE, "") for question in questions]
+        front: list[str | None] = [None] * pictures
+        return [[*(front if not place else []), question] for place, question in enumerate(bare)]
+    parts: list[list[str | None]] = []
+    for question in questions:
+        texts = question.split(PICTURE)
+        between: list[str | None] = []
+        for place, text in enumerate(texts):
+            between += [*([None] if place else []), *([text] if text else [])]
+        parts.append(between)
+    return parts
+
+
+def _blank() -> Image.Image:
+    return Image.new("RGB", (32, 32))
