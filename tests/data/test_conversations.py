@@ -201,3 +201,21 @@ def test_a_template_for_one_turn_refuses_conversations():
     _, batcher = batcher_of("llava", "<image> {{ messages[-1]['content'][-1]['text'] }} answer:")
     with pytest.raises(UsageError, match="does not write earlier answers"):
         batcher.training([TALK])
+
+
+def test_text_may_come_first_and_fill_whole_batches_of_calibration():
+    """Each order of the samples prunes vision and language alike."""
+    from ressa import prune
+    from ressa.checkpoint import Vlm
+    from ressa.data import batches
+
+    seeing = [
+        Sample(picture, "what is in the picture?", "dog", str(n)) for n, picture in enumerate((RED, BLUE))
+    ]
+    texts = [Sample(None, "how many?", answer, answer) for answer in ("one", "two", "three")]
+    masks = []
+    for order in (texts + seeing, seeing + texts):
+        model, batcher = batcher_of("llava")
+        masks.append(prune(model, batches(Vlm(model, batcher.processor, "tiny"), order, 2), "2:4").masks)
+    assert len(masks[0]) == len(masks[1]) > 10
+    assert any("vision" in name for name in masks[0])

@@ -17,7 +17,7 @@ from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
 from ressa.data.limits import Limits
 from ressa.data.remembering import with_memory
-from ressa.data.sample import AnySample, Sample
+from ressa.data.sample import AnySample, Sample, seeing_first
 from ressa.data.text import Text
 from ressa.dual.batcher import PairBatcher
 from ressa.dual.structure import is_dual_encoder
@@ -404,7 +404,7 @@ def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list
     given pictures and targets, as many forwards as it takes for both (`PairBatcher.forwards`).
     Raises UsageError for a sample without a target that needs one.
     """
-    batcher = batcher_of(vlm)
+    batcher, samples = batcher_of(vlm), seeing_first(samples)
     starts = range(0, len(samples), batch_size)
     return [inputs for start in starts for inputs in batcher.forwards(samples[start : start + batch_size])]
 

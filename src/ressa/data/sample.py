@@ -97,3 +97,10 @@ def image_key(sample: Sample) -> Hashable:
 def with_split(samples: Sequence[AnySample], split: str) -> list[AnySample]:
     """The samples, which are of this split."""
     return [replace(sample, split=split) for sample in samples]
+
+
+def seeing_first(samples: Sequence[AnySample]) -> list[AnySample]:
+    """The samples, one that shows a picture first where there is one: what a first batch calls tells which blocks a
+    model has to be given."""
+    place = next((place for place, sample in enumerate(samples) if sample.images), 0)
+    return [*samples[place : place + 1], *samples[:place], *samples[place + 1 :]]

@@ -115,4 +115,6 @@ def cache_logits(
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    return fingerprint(f"{sample.id}\n{sample.prompt}\n{sample.target}" for sample in samples)
+    return fingerprint(
+        "\n".join([sample.id, *(f"{asked}\n{said}" for asked, said in sample.turns)]) for sample in samples
+    )

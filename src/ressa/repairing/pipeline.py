@@ -225,7 +225,9 @@ def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, for
     """What decides the result of a repair, as JSON-able data."""
     at_rest = as_packed(masks)
     packed = (part for name in sorted(at_rest) for part in (name, at_rest.packed(name).numpy().tobytes()))
-    texts = (f"{sample.id}\n{sample.prompt}\n{sample.target}" for sample in samples)
+    texts = (
+        "\n".join([sample.id, *(f"{asked}\n{said}" for asked, said in sample.turns)]) for sample in samples
+    )
     return {
         "config": config.model_dump(mode="json", exclude={"device", "workers", "checkpoints"}),
         "teacher": form,

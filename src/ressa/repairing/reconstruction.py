@@ -20,7 +20,7 @@ from ressa.anatomy import Anatomy
 from ressa.calibration.feed import Batch, Feed, Step
 from ressa.calibration.turns import Turn, turns
 from ressa.checkpoint.kept import keep_tensors, kept_tensors
-from ressa.data.sample import Sample
+from ressa.data.sample import Sample, seeing_first
 from ressa.errors import RunError
 from ressa.processes import is_first
 from ressa.repairing.checkpoints import RECONSTRUCTION
@@ -36,7 +36,7 @@ def reconstruction_batches(
     batcher: Batches, samples: Sequence[Sample], config: RepairConfig
 ) -> list[dict[str, Tensor]]:
     """Model inputs of the first of the samples: as many as the config asks for, or as its tokens allow."""
-    most = min(config.reconstruct_samples, len(samples))
+    most, samples = min(config.reconstruct_samples, len(samples)), seeing_first(samples)
     size = config.reconstruct_batch_size or batch_size(most, config.reconstruct_epochs)
     batches: list[dict[str, Tensor]] = []
     tokens = 0
