@@ -7,14 +7,14 @@ from ressa.doors import door
 if TYPE_CHECKING:
     from ressa.data.batcher import IGNORED, Batcher, batch_size_for, batches
     from ressa.data.folder import DatasetFolder
-    from ressa.data.sample import CaptionedImage, Question, Sample
+    from ressa.data.sample import CaptionedImage, LabelledImage, Question, Sample
     from ressa.data.training import training_samples
 else:
     __getattr__, __dir__ = door(
         __name__,
         batcher="IGNORED Batcher batch_size_for batches",
         folder="DatasetFolder",
-        sample="CaptionedImage Question Sample",
+        sample="CaptionedImage LabelledImage Question Sample",
         training="training_samples",
     )
 
@@ -23,6 +23,7 @@ __all__ = [
     "Batcher",
     "CaptionedImage",
     "DatasetFolder",
+    "LabelledImage",
     "Question",
     "Sample",
     "batch_size_for",

@@ -7,3 +7,4 @@ FLAN-T5 for captions with no words and Vicuna with "A short image caption." (doc
 
 QUESTION = "Question: {} Short answer:"
 CAPTION = "A short description:"
+CLASS = "a photo of a {}"  # CLIP's (arXiv 2103.00020, §3.1.4)

@@ -84,6 +84,13 @@ class CaptionedImage(Sample):
     kinds: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LabelledImage(Sample):
+    """An image of one class; `label` is the class's name, in words."""
+
+    label: str = ""
+
+
 def picture_key(picture: Picture) -> Hashable:
     """Equal for the same picture: its place, or which PIL image it is."""
     return id(picture) if isinstance(picture, Image.Image) else picture

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ressa.data.checking import PictureCheck
 from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import AUTO, TRAINED, DatasetFolder
 from ressa.data.formats.part import KINDS, Kind
-from ressa.data.prompts import CAPTION, QUESTION
+from ressa.data.prompts import CAPTION, CLASS, QUESTION
 from ressa.data.sample import CaptionedImage, Sample
 from ressa.errors import UsageError
 from ressa.warned import warn
@@ -19,8 +20,11 @@ MIXTURES: dict[str, list[Kind]] = {
     "qa": ["questions"],
     "mix": ["captions", "questions"],
     "instruct": ["conversations"],
+    "pairs": ["captions", "classes"],
 }
 """Mixture → the kinds of samples that it takes equal shares of."""
+WITHOUT_WORDS = ("captions", "mix", "pairs")
+"""Mixtures in whose place classes, or else pictures alone, are taken where a folder has nothing else."""
 
 
 def training_samples(
@@ -43,7 +47,7 @@ def training_samples(
     mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
     names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn
     one an image, then second captions once every image has given one, and so on; a question's target is its most
-    common answer. `question` and `caption` are the prompts. A split with fewer samples gives all it has, and that is
+    common answer, a class's a sentence with its name. `question` and `caption` are the prompts. A split with fewer samples gives all it has, and that is
     said.
 
     Every picture is opened before they are handed out. on_bad: `stop` for what cannot be used (a UsageError), or
@@ -94,6 +98,11 @@ def _groups(
     present = [
         [(task, found) for task in group if (found := data.choose(task, split, order))] for group in wanted
     ]
+    if not any(present) and mixture in WITHOUT_WORDS:
+        wanted = [tasks_of("classes"), tasks_of("pictures")]
+        present = [[(task, found) for task in group if (found := data.choose(task, split, order))] for group in wanted]
+        present = [group for group in present if group][:1]
+        wanted = wanted[: len(present)]
     if not any(present):
         raise UsageError(data.missing([task for group in wanted for task in group], split))
     for group, there in zip(wanted, present, strict=True):
@@ -112,7 +121,10 @@ def _pool(data: DatasetFolder, task: str, split: str, rng: random.Random) -> lis
     found = data.samples(task, split)
     if KINDS[task] == "captions":
         return _caption_samples(found, rng)
-    if KINDS[task] == "conversations":
+    if KINDS[task] == "classes":
+        samples = [replace(each, target=CLASS.format(each.label)) for each in found]
+        return rng.sample(samples, len(samples))
+    if KINDS[task] in ("conversations", "pictures"):
         return rng.sample(found, len(found))
     samples = [Sample(each.image, each.prompt, each.target, each.id, split=each.split) for each in found]
     return rng.sample(samples, len(samples))

@@ -7,6 +7,7 @@ from ressa.data.formats import (
     aokvqa,
     beside,
     cc3m,
+    classes,
     coco,
     flickr,
     genome,
@@ -15,6 +16,7 @@ from ressa.data.formats import (
     listed,
     mmbench,
     own,
+    pictures,
     pope,
     scienceqa,
     shards,
@@ -44,6 +46,8 @@ FORMATS = (
     shards,
     beside,
     listed,
+    classes,
+    pictures,
 )
 
 

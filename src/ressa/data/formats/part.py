@@ -13,7 +13,7 @@ from ressa.data.sample import AnySample
 from ressa.data.values import fields
 from ressa.errors import UsageError
 
-Kind = Literal["captions", "questions", "conversations"]
+Kind = Literal["captions", "questions", "conversations", "classes", "pictures"]
 
 KINDS: dict[str, Kind] = {
     "caption": "captions",
@@ -31,6 +31,8 @@ KINDS: dict[str, Kind] = {
     "vg": "questions",
     "qa": "questions",
     "instruct": "conversations",
+    "zeroshot": "classes",
+    "pictures": "pictures",
 }
 """Task → what its samples are."""
 

@@ -5,7 +5,8 @@ A record is an object with a picture and
 
 - a caption or several: `caption`, `captions`, `sentences`, `text`,
 - or a question with `answer` or `answers` (`label`),
-- or turns: `conversations` (LLaVA's), `messages` (of chats).
+- or turns: `conversations` (LLaVA's), `messages` (of chats),
+- or nothing but the class of what it shows: `label`.
 
 The picture is called `image`, `image_path`, `file_name`, `img`, `image_file` or `filename`; `images` are several.
 """
@@ -18,7 +19,7 @@ from typing import Any
 from ressa.data.formats.conversations import conversation, turns_of
 from ressa.data.formats.part import KINDS, Kind, Reading
 from ressa.data.formats.vqa import most_common
-from ressa.data.sample import CaptionedImage, Picture, Question, Sample
+from ressa.data.sample import CaptionedImage, LabelledImage, Picture, Question, Sample
 from ressa.data.values import answer, identity, text
 from ressa.errors import UsageError
 
@@ -54,6 +55,8 @@ def kind_of(names: Mapping[str, Any] | str) -> Kind | None:
     # Detection's files are no captions.
     if has(*CAPTION) and has(*IMAGE, "images") and not has("bbox", "segmentation"):
         return "captions"
+    if has("label") and has(*IMAGE) and not has("question", "text", "bbox"):
+        return "classes"
     return None
 
 
@@ -62,7 +65,7 @@ def task_of(kind: Kind, stem: str) -> str:
     for name, task in _SETS:
         if KINDS[task] == kind and re.search(rf"(?:^|_){name}(?:_|$)", stem.lower()):
             return task
-    return {"captions": "caption", "questions": "qa", "conversations": "instruct"}[kind]
+    return {"captions": "caption", "questions": "qa", "conversations": "instruct", "classes": "zeroshot"}[kind]
 
 
 def record(reading: Reading, entry: Mapping[str, Any], find: Find, name: str) -> Sample | None:
@@ -82,9 +85,19 @@ def record(reading: Reading, entry: Mapping[str, Any], find: Find, name: str) ->
     image = pictures[0] if len(pictures) == 1 else pictures
     if "question" in entry:
         return _question(reading, entry, image, key)
+    if kind_of(entry) == "classes":
+        return LabelledImage(image, reading.caption, None, key, label=class_name(entry["label"]))
     said = next((entry[each] for each in CAPTION if entry.get(each) not in (None, "", [])), None)
     captions = tuple(_caption(each) for each in (said if isinstance(said, list) else [said] if said else []))
     return CaptionedImage(image, reading.caption, None, key, captions) if captions else None
+
+
+def class_name(value: Any) -> str:
+    """A class's name as words. Raises UsageError for one that is none, such as a number."""
+    name = text(value, "the label").replace("_", " ").strip()
+    if not name:
+        raise UsageError("the label is empty: name a class")
+    return name
 
 
 def _question(reading: Reading, entry: Mapping[str, Any], image: Any, key: str) -> Question | None:
