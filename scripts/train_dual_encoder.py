@@ -75,7 +75,14 @@ def before_the_last_block(model: CLIPModel, processor: CLIPProcessor, scenes: in
 
 
 def train(
-    model: CLIPModel, processor: CLIPProcessor, states: Tensor, *, steps: int, batch: int, rate: float, seed: int
+    model: CLIPModel,
+    processor: CLIPProcessor,
+    states: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
 ) -> None:
     tower = model.vision_model
     model.requires_grad_(False)
@@ -114,7 +121,9 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=600)

@@ -1,6 +1,6 @@
 """From what a recipe names to what is there: a dtype, a dataset folder, samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,14 @@ from ressa.data import Sample, training_samples
 from ressa.data.checking import readable
 from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import TRAINED
+from ressa.data.formats.part import KINDS
+from ressa.data.training import tasks_in
 from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
 from ressa.recipe import EMBEDDED
+
+MIX, PAIRS = "mix", "pairs"
 
 if TYPE_CHECKING:
     import torch
@@ -67,15 +71,33 @@ def draw_samples(
     )
 
 
-def fitting(samples: Sequence[Sample], vlm: "Vlm", on_bad: OnBadSample) -> list[Sample]:
+def fitting(
+    samples: Sequence[Sample],
+    vlm: "Vlm",
+    on_bad: OnBadSample,
+    mixture: str,
+    draw: Callable[[str], list[Sample]],
+) -> list[Sample]:
     """The samples whose texts the model can read: all of them, or on `skip` those that it can.
+
+    A dual encoder reads pictures and what is said of them, so that pairs take the place of the mixture where no other
+    than the default was asked for. mixture: what the samples are. draw: samples of another one, drawn likewise.
 
     Raises UsageError for those that it cannot, before any work starts.
     """
     from ressa.data.batcher import Batcher, batcher_of
 
     batcher = batcher_of(vlm)
-    if not isinstance(batcher, Batcher):  # a dual encoder's processor cuts texts that are too long
+    if not isinstance(batcher, Batcher):  # its processor cuts texts that are too long
+        if mixture == MIX:
+            return draw(PAIRS)
+        if asked := [
+            task for task in tasks_in(mixture) if KINDS[task] not in ("captions", "classes", "pictures")
+        ]:
+            raise UsageError(
+                f"{type(vlm.model).__name__} tells which text belongs to a picture, and '{asked[0]}' has no texts that "
+                "say what is in one: choose captions or pairs for the mixture."
+            )
         return list(samples)
     faults = Faults(on_bad)
     found = readable(batcher.apart(samples), batcher, faults)

@@ -27,17 +27,18 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     find(recipe.model)
     given = None if recipe.plan is None else read_plan(recipe.plan)
     watch = Stopwatch()
+    draw = partial(
+        draw_samples,
+        recipe.calibration,
+        recipe.split,
+        recipe.samples,
+        seed=recipe.seed,
+        order=CALIBRATED,
+        on_bad=recipe.on_bad_sample,
+        follow_links=recipe.follow_links,
+    )
     with watch.on("samples"):
-        samples = draw_samples(
-            recipe.calibration,
-            recipe.split,
-            recipe.samples,
-            recipe.mixture,
-            recipe.seed,
-            order=CALIBRATED,
-            on_bad=recipe.on_bad_sample,
-            follow_links=recipe.follow_links,
-        )
+        samples = draw(recipe.mixture)
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.allocation import Allocation
     from ressa.anatomy import find_anatomy
@@ -56,7 +57,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     widens = recipe.dtype == "auto" and is_slow(vlm.model, device)
     anatomy = find_anatomy(vlm.model)
     with watch.on("samples"):
-        samples = fitting(samples, vlm, recipe.on_bad_sample)
+        samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
             "name": recipe.calibration,

@@ -33,15 +33,16 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     find(recipe.model)
     if config.needs_teacher:
         _find_dense(recipe, pruned)
-    samples = draw_samples(
+    draw = partial(
+        draw_samples,
         recipe.data,
         recipe.split,
         recipe.samples,
-        recipe.mixture,
-        recipe.seed,
+        seed=recipe.seed,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
     )
+    samples = draw(recipe.mixture)
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.checkpoint import check_fits, load, read_masks, save, save_packed, size_of
     from ressa.fast_dtype import in_fast_dtype
@@ -60,7 +61,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             load(recipe.dense or pruned.source, dtype=dtype, unpack=True) if config.needs_teacher else None
         )
     with watch.on("samples"):
-        samples = fitting(samples, vlm, recipe.on_bad_sample)
+        samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
     room = 2 * size_of(vlm.model)  # finished blocks and the result
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ressa.checkpoint import find
@@ -95,17 +96,17 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
 
 
 def _samples(recipe: SweepRecipe, vlm: "Vlm", seed: int) -> list[Sample]:
-    samples = draw_samples(
+    again = partial(
+        draw_samples,
         recipe.calibration,
         recipe.calibration_split,
         recipe.samples,
-        recipe.mixture,
-        seed,
+        seed=seed,
         order=CALIBRATED,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
     )
-    return fitting(samples, vlm, recipe.on_bad_sample)
+    return fitting(again(recipe.mixture), vlm, recipe.on_bad_sample, recipe.mixture, again)
 
 
 def _count(seeds: Sequence[int]) -> str:

@@ -47,8 +47,8 @@ def training_samples(
     mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
     names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn
     one an image, then second captions once every image has given one, and so on; a question's target is its most
-    common answer, a class's a sentence with its name. `question` and `caption` are the prompts. A split with fewer samples gives all it has, and that is
-    said.
+    common answer, a class's a sentence with its name. `question` and `caption` are the prompts. A split with fewer
+    samples gives all it has, and that is said.
 
     Every picture is opened before they are handed out. on_bad: `stop` for what cannot be used (a UsageError), or
     `skip` it and draw another. follow_links: follow symbolic links that lead out of the folder.
@@ -88,28 +88,36 @@ def _groups(
     if isinstance(mixture, str) and mixture in MIXTURES:
         wanted = [tasks_of(kind) for kind in MIXTURES[mixture]]
     else:
-        tasks = [mixture] if isinstance(mixture, str) else list(mixture)
+        tasks = tasks_in(mixture)
         unknown = [task for task in tasks if task not in KINDS]
         if unknown or not tasks:
             raise UsageError(
                 f"mixture {mixture!r} is unknown: choose {', '.join(MIXTURES)} or some of {', '.join(KINDS)}."
             )
         wanted = [tasks]
-    present = [
-        [(task, found) for task in group if (found := data.choose(task, split, order))] for group in wanted
-    ]
+
+    def there(group: Sequence[str]) -> list[tuple[str, str]]:
+        return [(task, found) for task in group if (found := data.choose(task, split, order))]
+
+    present = [there(group) for group in wanted]
     if not any(present) and mixture in WITHOUT_WORDS:
-        wanted = [tasks_of("classes"), tasks_of("pictures")]
-        present = [[(task, found) for task in group if (found := data.choose(task, split, order))] for group in wanted]
-        present = [group for group in present if group][:1]
-        wanted = wanted[: len(present)]
+        rest = [tasks_of(kind) for kind in ("classes", "pictures") if there(tasks_of(kind))]
+        wanted = rest[:1] or wanted
+        present = [there(group) for group in wanted]
     if not any(present):
         raise UsageError(data.missing([task for group in wanted for task in group], split))
-    for group, there in zip(wanted, present, strict=True):
-        if not there:
+    for group, found in zip(wanted, present, strict=True):
+        if not found:
             where = "" if split == AUTO else f" in the split {split!r}"
             warn(f"{data.path} has no {KINDS[group[0]]}{where}: the mixture is the rest.")
     return [group for group in present if group]
+
+
+def tasks_in(mixture: str | Sequence[str]) -> list[str]:
+    """The tasks of a mixture, by its name or as they are listed, separated by commas in a text."""
+    if isinstance(mixture, str) and mixture in MIXTURES:
+        return [task for kind in MIXTURES[mixture] for task in tasks_of(kind)]
+    return [task.strip() for task in mixture.split(",")] if isinstance(mixture, str) else list(mixture)
 
 
 def tasks_of(kind: Kind) -> list[str]:

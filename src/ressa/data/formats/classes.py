@@ -17,7 +17,9 @@ from ressa.data.sample import LabelledImage
 from ressa.data.tree import PICTURES, SPLITS, Tree
 
 FOLDER = "classes"
-_SPLIT = re.compile(rf"({'|'.join(SPLITS)}|unlabeled)(\d{{4}}|_images)?", re.IGNORECASE)  # a split's, COCO's too
+_SPLIT = re.compile(
+    rf"({'|'.join(SPLITS)}|unlabeled)(\d{{4}}|_images)?", re.IGNORECASE
+)  # a split's, COCO's too
 
 
 def find(tree: Tree) -> Iterator[Part]:
@@ -41,7 +43,11 @@ def _read(reading: Reading, part: Part) -> Sequence[LabelledImage]:
     (home,) = part.images
     return [
         LabelledImage(
-            reading.inside(path), reading.caption, None, f"{folder.name}/{path.name}", label=class_name(folder.name)
+            reading.inside(path),
+            reading.caption,
+            None,
+            f"{folder.name}/{path.name}",
+            label=class_name(folder.name),
         )
         for folder in _folders(home)
         for path in pictures_in(reading.inside(folder))

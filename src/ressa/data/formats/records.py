@@ -65,7 +65,9 @@ def task_of(kind: Kind, stem: str) -> str:
     for name, task in _SETS:
         if KINDS[task] == kind and re.search(rf"(?:^|_){name}(?:_|$)", stem.lower()):
             return task
-    return {"captions": "caption", "questions": "qa", "conversations": "instruct", "classes": "zeroshot"}[kind]
+    return {"captions": "caption", "questions": "qa", "conversations": "instruct", "classes": "zeroshot"}[
+        kind
+    ]
 
 
 def record(reading: Reading, entry: Mapping[str, Any], find: Find, name: str) -> Sample | None:
