@@ -172,12 +172,14 @@ def _held_back(manifest: Manifest) -> list[str]:
     models = [name for name in ("dense", "pruned", "repaired") if report.get(name)]
     if not models:
         return []
+    unit = "token" if "answers" in report[models[0]] else "pair"
+    shown = {"loss": (f"loss, nats a {unit}", ".3f"), "answers": ("answers right, %", ".1f")}
+    # A dual encoder's: whether the nearest text or picture is the right one, and its matching head.
+    shown |= {key: (f"{key}, %", ".1f") for key in ("TR@1", "IR@1", "ITM")}
     rows = [
         (label, *(f"{report[name][key]:{form}}" for name in models))
-        for label, key, form in (
-            ("loss, nats a token", "loss", ".3f"),
-            ("answers right, %", "answers", ".1f"),
-        )
+        for key, (label, form) in shown.items()
+        if all(key in report[name] for name in models)
     ]
     text = f"On {report['samples']} samples that repair did not train on:"
     return ["## Before and after", text, _table(("", *models), rows)]

@@ -107,7 +107,7 @@ def _groups(
     if not any(present):
         raise UsageError(data.missing([task for group in wanted for task in group], split))
     for group, found in zip(wanted, present, strict=True):
-        if not found:
+        if not found and mixture != "pairs":
             where = "" if split == AUTO else f" in the split {split!r}"
             warn(f"{data.path} has no {KINDS[group[0]]}{where}: the mixture is the rest.")
     return [group for group in present if group]
