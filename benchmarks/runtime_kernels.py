@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, nvrtc, tuning, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks, StreamedWeight
 from ressa.runtime.packing import pack
 
-PREPARED = {"2:4": Blocks24, "2:4 in FP8": Fp8Blocks24}
+PREPARED = {"2:4": Blocks24, "2:4 in FP8": Fp8Blocks24, "streams": StreamedWeight}
 SHAPES = "4096x4096,11008x4096,4096x11008,14336x4096"
 
 
@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", default="1,2,4,8,16,32,64,1024,4096", help="for 2:4")
     parser.add_argument("--any-tokens", default="1,2,4,8,16,32", help="for weights of any pattern")
     parser.add_argument("--sparsities", default="0.5,0.7", help="of weights of any pattern; empty for none")
+    parser.add_argument("--layouts", default="split,streams", help="of weights of any pattern")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--no-24", action="store_true", help="only weights of any pattern")
@@ -94,11 +95,13 @@ def main() -> None:
             patterns.append(("2:4 in FP8", groups.reshape(rows, columns), few))
         for sparsity in filter(None, options.sparsities.split(",")):
             mask = torch.rand(rows, columns, device="cuda") >= float(sparsity)
-            patterns.append((sparsity, mask, options.any_tokens))
+            for layout in options.layouts.split(","):
+                name = sparsity if layout == "split" else f"{sparsity} {layout}"
+                patterns.append((name, mask, options.any_tokens))
         timed_dense: dict[int, tuple[float, float]] = {}
         for name, mask, tokens_text in patterns:
             packed = pack(dense.masked_fill(~mask, 0.0), mask)
-            first = PREPARED.get(name, SplitBlocks)(packed)
+            first = PREPARED.get(name if "2:4" in name else name.partition(" ")[2], SplitBlocks)(packed)
             layers = [first] + [tuning.copy(first) for _ in range(options.layers - 1)]
             for tokens in map(int, tokens_text.split(",")):
                 cold = layers if tokens <= variants.MOST_TOKENS else layers[:6]
@@ -205,7 +208,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         tokens = sorted({row["tokens"] for row in mine})
         ratios = [[row["speedup"] for row in mine if row["tokens"] == count] for count in tokens]
         means = [exp(sum(map(log, values)) / len(values)) for values in ratios]
-        name = pattern if ":" in pattern else f"{float(pattern):.0%} of any pattern"
+        share, _, layout = pattern.partition(" ")
+        name = pattern if ":" in pattern else f"{float(share):.0%} of any pattern {layout}".rstrip()
         (line_,) = axes.plot(tokens, means, marker="o", label=name)
         axes.fill_between(
             tokens, [min(v) for v in ratios], [max(v) for v in ratios], color=line_.get_color(), alpha=0.15
@@ -222,7 +226,15 @@ def compile_all(dtype: torch.dtype) -> None:
     """Every variant at once, on all cores."""
     bf16 = {"BF16": int(dtype == torch.bfloat16)}
     limit = driver.shared_limit(0)
-    programs = {("prefill24", tuple(v.macros().items())) for v in variants.prefill24_candidates()}
+    limits = (30_000, 21_000)  # bytes of the longest record at 50 and 70 % sparsity
+    programs = {
+        ("streams", tuple(v.macros(v.x_room(tokens, columns, bytes_, limit)).items()))
+        for tokens in (8, 16, 32)
+        for columns in (4096, 11008)
+        for bytes_ in limits
+        for v in variants.candidates(variants.Streams, tokens, columns, bytes_, limit)
+    }
+    programs |= {("prefill24", tuple(v.macros().items())) for v in variants.prefill24_candidates()}
     for tokens in (8, 16, 32, 64):
         for columns in (4096, 11008):
             for bytes_, few in (

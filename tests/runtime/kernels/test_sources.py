@@ -20,6 +20,8 @@ SIZES = [
     variants.Split24(4, 2, 8, 1, 2, 2, 4),
     variants.Fp8Decode24(1, 1, 1, 8, 8, 2, 1),
     variants.Fp8Decode24(8, 1, 8, 1, 3, 2, 4),
+    variants.Streams(1, 1, 1, 4, 2, 1, 1),
+    variants.Streams(4, 1, 4, 1, 2, 1, 2),
 ]
 
 
@@ -27,8 +29,12 @@ SIZES = [
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
 def test_sources_compile(architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sources = [("decode24", size.macros(room)) for size in SIZES for room in {size.least_room, size.x_parts}]
-    sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1})]
+    sources = [
+        ("streams" if isinstance(size, variants.Streams) else "decode24", size.macros(room))
+        for size in SIZES
+        for room in {size.least_room, size.x_parts}
+    ]
+    sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1}), ("unpack_streams", {"UNIT": 8})]
     if architecture == "sm_90a":
         sources.append(("prefill24", variants.Prefill24(2, 1, 2, 5).macros()))
     for bf16, (source, macros) in enumerate(sources):

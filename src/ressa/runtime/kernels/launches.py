@@ -7,12 +7,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ressa.runtime.kernels import driver, layout24, split
+from ressa.runtime.kernels import driver, layout24, split, streams
 from ressa.runtime.kernels.variants import (
     MOST_SPLIT_TOKENS,
     MOST_TOKENS,
     Decode24,
     Prefill24,
+    Streams,
     candidates,
     choose,
     prefill24_candidates,
@@ -32,6 +33,26 @@ class _Decode(ctypes.Structure):
             for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
         ),
         *((name, ctypes.c_uint) for name in ("x_bytes", "x_part", "record_bytes")),
+        *((name, ctypes.c_void_p) for name in ("records", "offsets")),
+    ]
+
+
+class _Streams(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "y", "bias")),
+        *(
+            (name, ctypes.c_int)
+            for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
+        ),
+        *((name, ctypes.c_uint) for name in ("x_bytes", "x_part", "record_bytes")),
+        *((name, ctypes.c_void_p) for name in ("records", "offsets")),
+    ]
+
+
+class _UnpackStreams(ctypes.Structure):
+    _fields_ = [
+        ("dense", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "row_blocks", "column_blocks")),
         *((name, ctypes.c_void_p) for name in ("records", "offsets")),
     ]
 
@@ -99,8 +120,9 @@ def decode_with(
     """The kernel for up to `most` tokens in one size; the rest as for `few_tokens`."""
     row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
     room = variant.x_room(most, columns, record_bytes, driver.shared_limit(device))
+    of_streams = isinstance(variant, Streams)
     kernel = driver.kernel(
-        "decode24",
+        "streams" if of_streams else "decode24",
         {"BF16": int(dtype == torch.bfloat16), **variant.macros(room)},
         device,
         grid=-(-rows // variant.rows) * variant.splits,
@@ -119,13 +141,15 @@ def decode_with(
         bias: Tensor | None,
         y: Tensor,
     ) -> None:
-        kernel(
-            _Decode(
-                blocks.data_ptr(), x.data_ptr(), y.data_ptr(), _pointer(bias), _pointer(scale), rows, width, row_blocks,
-                column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, x_part, record_bytes,
-                _pointer(records), _pointer(offsets),
-            )
+        sizes = (
+            rows, width, row_blocks, column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, x_part,
+            record_bytes, _pointer(records), _pointer(offsets),
         )  # fmt: skip
+        if of_streams:
+            kernel(_Streams(x.data_ptr(), y.data_ptr(), _pointer(bias), *sizes))
+        else:
+            weight = blocks.data_ptr()
+            kernel(_Decode(weight, x.data_ptr(), y.data_ptr(), _pointer(bias), _pointer(scale), *sizes))
 
     return run
 
@@ -202,6 +226,23 @@ def unpack(
             _pointer(offsets),
         )
     )  # fmt: skip
+    return dense
+
+
+def unpack_streams(records: Tensor, offsets: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """W (rows, columns) from its records (`streams`)."""
+    dense = torch.empty(rows, columns, dtype=dtype, device=records.device)
+    row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
+    kernel = driver.kernel(
+        "unpack_streams",
+        {"BF16": 1, "UNIT": streams.BLOCKS},
+        records.get_device(),
+        grid=-(-(len(offsets) - 1) // 8),
+        threads=256,
+        shared=0,
+    )
+    sizes = (rows, columns, row_blocks, column_blocks, records.data_ptr(), offsets.data_ptr())
+    kernel(_UnpackStreams(dense.data_ptr(), *sizes))
     return dense
 
 

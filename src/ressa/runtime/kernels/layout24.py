@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 ROWS, COLUMNS = 32, 64
-_KEPT = ROWS * COLUMNS // 2  # values of a block
-_METADATA_BYTES = ROWS * COLUMNS // 8
+KEPT = ROWS * COLUMNS // 2  # values of a block
+METADATA_BYTES = ROWS * COLUMNS // 8
 
 
 def block_bytes(value_bytes: int = 2) -> int:
     """Of a block, whose values have so many each."""
-    return _KEPT * value_bytes + _METADATA_BYTES
+    return KEPT * value_bytes + METADATA_BYTES
 
 
 # Dimensions of the values: row block, tile, half of its rows, row, column block, step, half of its columns, group of
@@ -53,7 +53,7 @@ def to_blocks(values: Tensor, positions: Tensor) -> Tensor:
 def from_blocks(blocks: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The canonical values (rows, columns / 2) and positions (rows, ⌈columns / 8⌉) again, bit for bit."""
     row_blocks, column_blocks, _ = blocks.shape
-    begin = _KEPT * dtype.itemsize // 2
+    begin = KEPT * dtype.itemsize // 2
     kept = blocks[:, :, :begin].contiguous().view(_BITS[dtype.itemsize])
     kept = kept.view(row_blocks, column_blocks, 2, 2, 8, 4, 2, 2, 2)
     kept = kept.permute(_inverse(_VALUES)).reshape(row_blocks * ROWS, column_blocks * 32)

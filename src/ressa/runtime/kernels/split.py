@@ -77,8 +77,8 @@ def from_split(split: Split, rows: int, columns: int, dtype: torch.dtype) -> tup
         more = torch.zeros(there.shape, dtype=torch.int32, device=starts.device)
         more[there] = split.records.view(-1)[_addresses(there, starts)[there]]
         more = _rows_of_groups(more, column_blocks)[: chunk.stop - chunk.start]
-        groups[chunk, :, 2] |= _low_half(more)
-        groups[chunk, :, 3] |= _low_half(more >> 16)
+        groups[chunk, :, 2] |= low_half(more)
+        groups[chunk, :, 3] |= low_half(more >> 16)
     bits16 = groups.view(rows, width)[:, :columns].contiguous()
     mask = bits16 != 0
     mask.view(-1)[split.zeros] = True
@@ -99,7 +99,7 @@ def _split_rows(bits16: Tensor, mask: Tensor) -> _Part:
     rows, columns = mask.shape
     powers = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=mask.device)
     nibbles = (mask.view(rows, -1, 4) * powers).sum(2, dtype=torch.uint8).int()
-    codes, beyond = (table[nibbles] for table in _tables(mask.device))
+    codes, beyond = (table[nibbles] for table in tables(mask.device))
     groups = bits16.view(rows, -1, 4)
     values = groups.gather(2, torch.stack([codes & 3, codes >> 2], 2).long())
     positions = (codes[:, 0::2] | codes[:, 1::2] << 4).to(torch.uint8)
@@ -120,7 +120,7 @@ def _split_rows(bits16: Tensor, mask: Tensor) -> _Part:
 
 
 @cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+def tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """Of the 16 ways in which four columns can be kept: the places of the first two kept, first | second << 2; and
     which of columns 2 and 3 are kept beyond these, as two bits."""
     codes, beyond = [], []
@@ -167,7 +167,7 @@ def _addresses(there: Tensor, starts: Tensor) -> Tensor:
     return (starts[..., None, None, None] + MASK_ROWS + row) * 32 + lanes
 
 
-def _low_half(words: Tensor) -> Tensor:
+def low_half(words: Tensor) -> Tensor:
     """int16 of the lower halves of int32."""
     low = words & 0xFFFF
     return (low - (low >> 15 << 16)).to(torch.int16)

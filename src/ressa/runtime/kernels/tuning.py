@@ -14,7 +14,7 @@ from torch import Tensor
 from ressa.errors import RunError
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, launches, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks, StreamedWeight
 from ressa.runtime.kernels.variants import (
     MOST_SPLIT_TOKENS,
     MOST_TOKENS,
@@ -22,9 +22,16 @@ from ressa.runtime.kernels.variants import (
     Fp8Decode24,
     Prefill24,
     Split24,
+    Streams,
 )
 
-Weight = Blocks24 | Fp8Blocks24 | SplitBlocks
+Weight = Blocks24 | Fp8Blocks24 | SplitBlocks | StreamedWeight
+_KINDS: dict[type, type[Decode24]] = {
+    Blocks24: Decode24,
+    Fp8Blocks24: Fp8Decode24,
+    SplitBlocks: Split24,
+    StreamedWeight: Streams,
+}
 _Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
 
 _MOST_ERROR = 2e-2  # of a variant's output against the unpacked weight's, relative: beyond, it is broken
@@ -83,7 +90,7 @@ def tune(weights: Iterable[Any], token_counts: Sequence[int]) -> Iterator[tuple[
 def _larger_than_cache(weights: Sequence[Weight]) -> list[Weight]:
     """So many of the weights, or copies of one, that the L2 cache holds none until its turn comes again."""
     size = sum(buffer.nbytes for buffer in weights[0].buffers())
-    cache = torch.cuda.get_device_properties(weights[0].blocks.device).L2_cache_size
+    cache = torch.cuda.get_device_properties(weights[0].weight.device).L2_cache_size
     count = min(64, -(-3 * cache // size) + 1)
     return [*weights[:count], *(copy(weights[0]) for _ in range(count - len(weights)))]
 
@@ -98,11 +105,11 @@ def copy(weight: Weight) -> Weight:
 
 def tunable(weight: Weight, tokens: int) -> bool:
     """Whether there is anything to choose; beyond few tokens a weight of any pattern is unpacked."""
-    if isinstance(weight, SplitBlocks):
+    if isinstance(weight, SplitBlocks | StreamedWeight):
         return tokens <= MOST_SPLIT_TOKENS
     if isinstance(weight, Fp8Blocks24):
         return tokens <= MOST_TOKENS
-    return tokens <= MOST_TOKENS or launches.has_prefill(weight.blocks.get_device())
+    return tokens <= MOST_TOKENS or launches.has_prefill(weight.weight.get_device())
 
 
 def ranking(weights: Sequence[Weight], tokens: int) -> list[tuple[float, Any]]:
@@ -135,22 +142,27 @@ def _cases(weight: Weight, tokens: int, x: Tensor) -> list[_Case]:
     if tokens > variants.MOST_TOKENS:
         prefill = [variant for variant in variants.prefill24_candidates() if variant.shared <= limit]
         return [(v, _many(launches.prefill_with(v, *shape, tokens))) for v in prefill]
-    kind = {Blocks24: Decode24, Fp8Blocks24: Fp8Decode24, SplitBlocks: Split24}[type(weight)]
-    bytes_ = weight.record_bytes if isinstance(weight, SplitBlocks) else 0
+    kind = _KINDS[type(weight)]
+    bytes_ = weight.record_bytes if isinstance(weight, SplitBlocks | StreamedWeight) else 0
     few = variants.candidates(kind, tokens, columns, bytes_, limit)
     return [(v, _few(launches.decode_with(v, *shape, bytes_, tokens))) for v in few]
 
 
 def _few(launch: launches.Few) -> Callable[[Weight, Tensor, Tensor], None]:
     def run(weight: Weight, x: Tensor, y: Tensor) -> None:
-        records, offsets, scale = (getattr(weight, name, None) for name in ("records", "offsets", "scale"))
-        launch(x, weight.blocks, records, offsets, scale, None, y)
+        names = ("blocks", "records", "offsets", "scale")
+        blocks, records, offsets, scale = (getattr(weight, name, None) for name in names)
+        launch(x, weight.weight if blocks is None else blocks, records, offsets, scale, None, y)
 
     return run
 
 
 def _many(launch: launches.Many) -> Callable[[Weight, Tensor, Tensor], None]:
-    return lambda weight, x, y: launch(x, weight.blocks, None, y)
+    def run(weight: Weight, x: Tensor, y: Tensor) -> None:
+        assert isinstance(weight, Blocks24), "no other has a kernel for many tokens"
+        launch(x, weight.blocks, None, y)
+
+    return run
 
 
 def keep(found: dict[str, list[dict[str, Any]]]) -> None:

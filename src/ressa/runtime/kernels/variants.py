@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ressa.runtime.kernels import layout24, nvrtc, split
+from ressa.runtime.kernels import layout24, nvrtc, split, streams
 
 MOST_TOKENS = 64  # that the kernel for few tokens takes in one launch, of 2:4 weights
 MOST_SPLIT_TOKENS = 32  # and of split ones
@@ -78,12 +78,17 @@ class Decode24:
 
     def shared(self, tokens: int, columns: int, record_bytes: int, room: int) -> int:
         """Bytes of a CTA's dynamic shared memory. record_bytes: of the longest record, where there are any."""
-        stages = self.stages * layout24.block_bytes(self.VALUE_BYTES) + self.RECORDS * record_bytes
-        loop = self.warps * self.row_blocks * stages + tokens * self.x_bytes(columns, room)
+        loop = self.warps * self.row_blocks * self.ring_bytes(record_bytes) + tokens * self.x_bytes(
+            columns, room
+        )
         sums = self.warps * self.token_tiles * 8 * (self.row_blocks * 32 + 4) * 4
         if self.splits > 1 and self.warps_k > 1:
             sums += tokens * self.rows * 4
         return 1024 + max(loop, sums)
+
+    def ring_bytes(self, record_bytes: int) -> int:
+        """Of shared memory for a warp's row block."""
+        return self.stages * layout24.block_bytes(self.VALUE_BYTES) + self.RECORDS * record_bytes
 
     def fits(self, tokens: int, columns: int, record_bytes: int, limit: int) -> bool:
         return (
@@ -122,6 +127,24 @@ class Fp8Decode24(Decode24):
 
     kernel: ClassVar[str] = "decode24_fp8"
     VALUE_BYTES: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Streams(Decode24):
+    """cuda/streams.cu, for weights of any pattern: a ring's stages are records."""
+
+    kernel: ClassVar[str] = "streams"
+    UNIT: ClassVar[int] = streams.BLOCKS
+
+    def ring_bytes(self, record_bytes: int) -> int:
+        return self.stages * record_bytes
+
+    def macros(self, room: int) -> dict[str, int]:
+        same = {name: size for name, size in super().macros(room).items() if name not in _OF_DECODE24}
+        return {**same, "RECORDS": self.stages, "UNIT": self.UNIT}
+
+
+_OF_DECODE24 = ("FP8", "RESIDUAL", "STAGES")  # macros
 
 
 @dataclass(frozen=True)
@@ -231,6 +254,21 @@ def _decode24_sizes() -> tuple[tuple[int, ...], ...]:
     )  # fmt: skip
 
 
+@cache
+def _streams_sizes() -> tuple[tuple[int, ...], ...]:
+    """The same for streams, whose records are large: a warp has one or two, and an SM about eight."""
+    return (
+        (1, 1, 1, 4, 2, 1), (1, 1, 1, 2, 2, 2), (1, 1, 1, 8, 1, 1), (1, 1, 1, 4, 1, 2), (1, 1, 2, 2, 2, 1),
+        (1, 1, 2, 4, 1, 1), (1, 1, 1, 2, 1, 4), (1, 1, 1, 2, 3, 1), (1, 1, 4, 1, 2, 1), (1, 1, 2, 1, 2, 2),
+        (1, 1, 1, 1, 2, 4), (1, 1, 1, 1, 3, 3), (1, 1, 1, 6, 1, 1), (1, 1, 4, 2, 1, 1), (1, 1, 1, 3, 2, 1),
+        (1, 1, 1, 5, 2, 1), (1, 1, 1, 10, 1, 1), (1, 2, 1, 4, 1, 1), (1, 1, 8, 1, 1, 1), (1, 1, 2, 1, 4, 1),
+        (2, 1, 1, 4, 2, 1), (2, 1, 2, 2, 2, 1), (2, 1, 4, 1, 2, 1), (2, 1, 2, 4, 1, 1), (2, 1, 8, 1, 1, 1),
+        (2, 1, 1, 2, 2, 2), (2, 1, 4, 2, 1, 1), (2, 1, 2, 1, 2, 2), (2, 1, 1, 8, 1, 1),
+        (4, 1, 4, 1, 2, 1), (4, 1, 2, 2, 2, 1), (4, 1, 8, 1, 1, 1), (4, 1, 2, 4, 1, 1), (4, 1, 4, 2, 1, 1),
+        (4, 1, 2, 1, 2, 2), (4, 1, 4, 1, 1, 2),
+    )  # fmt: skip
+
+
 FewTokens = TypeVar("FewTokens", bound=Decode24)
 
 
@@ -249,7 +287,8 @@ def candidates(
 
 def _sizes(tokens: int, kind: type[Decode24]) -> Iterator[tuple[int, ...]]:
     tiles = 1 << max(0, -(-tokens // 8) - 1).bit_length()
-    for tile, blocks, warps_m, warps_k, stages, ctas in _decode24_sizes():
+    table = _streams_sizes() if issubclass(kind, Streams) else _decode24_sizes()
+    for tile, blocks, warps_m, warps_k, stages, ctas in table:
         if tile == tiles:
             for deeper in (1, 2) if kind.VALUE_BYTES == 1 else (1,):  # as many bytes under way
                 for splits in (1, 2, 4, 8):
