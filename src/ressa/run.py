@@ -6,7 +6,7 @@ from ressa.commands.outcome import Outcome
 from ressa.data.images import limit_pixels
 from ressa.errors import UsageError
 from ressa.processes import are_several
-from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
+from ressa.recipe import EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, ReportRecipe, SweepRecipe
 from ressa.warned import recorded
 
 
@@ -43,6 +43,10 @@ def _run(recipe: Recipe, force: bool) -> Outcome:
         from ressa.commands.sweep import run_sweep
 
         return run_sweep(recipe, force=force)
+    if isinstance(recipe, ReportRecipe):
+        from ressa.commands.report import run_report
+
+        return run_report(recipe, force=force)
     from ressa.demo import run_demo
 
     return run_demo(recipe, force=force)

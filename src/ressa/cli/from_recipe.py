@@ -85,6 +85,8 @@ def _annotation(name: str, field: Any) -> Any:
     """How a recipe's field is given on the command line; the recipe itself checks the value."""
     if name == "model" and field.is_required():
         return Annotated[str, typer.Argument(help=field.description)]
+    if name == "models":
+        return Annotated[list[str], typer.Argument(help=field.description)]
     plain = _plain(field.annotation)
     if plain is dict:
         help_text = f"{field.description.rstrip('.')}, as in --option name=value; repeatable."

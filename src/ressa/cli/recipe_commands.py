@@ -14,6 +14,7 @@ from ressa.recipe import (
     EvaluateRecipe,
     PruneRecipe,
     RepairRecipe,
+    ReportRecipe,
     SweepRecipe,
     read_recipes,
 )
@@ -99,6 +100,21 @@ def sweep(values: Values) -> Values:
       ressa sweep ./llava -o runs/sweep --figure allocation --method sparsegpt --data ./coco --calibration ./coco
     """
     return with_options(values)
+
+
+@recipe_command(ReportRecipe)
+def report(values: Values) -> Values:
+    """Show models side by side on one page, and where each looks.
+
+    Scores, zeros by block, the plan, what it cost; and of some questions what each model attends to and which parts
+    of the picture its answer needs. The page is one file that loads nothing; the numbers lie beside it as JSON.
+
+    \b
+    Example:
+      ressa report runs/demo/repaired -o report.html
+      ressa report runs/pruned runs/repaired -o report.html --data ./coco --looks 50
+    """
+    return values
 
 
 @command

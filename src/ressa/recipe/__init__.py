@@ -10,6 +10,7 @@ from ressa.recipe.make import RECIPES, Recipe, make_recipe
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.recipe_file import from_yaml, read_recipes, to_yaml, write_recipe
 from ressa.recipe.repair import RepairRecipe
+from ressa.recipe.report import ReportRecipe
 from ressa.recipe.sweep import SweepRecipe
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PruneRecipe",
     "Recipe",
     "RepairRecipe",
+    "ReportRecipe",
     "SweepRecipe",
     "from_yaml",
     "make_recipe",

@@ -29,6 +29,16 @@ def _task_names(value: Any) -> Any:
     return names
 
 
+def _model_names(value: Any) -> Any:
+    """Accepts one name or a list; repeats are dropped."""
+    names = [value] if isinstance(value, str | Path) else value
+    if not isinstance(names, list | tuple):
+        return names
+    if not names:
+        raise ValueError("no model is named: give a folder that ressa made, or several")
+    return tuple(dict.fromkeys(_path(name) for name in names))
+
+
 def _numbers(value: Any) -> Any:
     """Accepts "0,1,2", one number or a list; repeats are dropped."""
     parts = (
@@ -134,6 +144,13 @@ Folder = Annotated[str, BeforeValidator(_path)]
 ModelName = Annotated[str, BeforeValidator(_path)]
 Model = Annotated[
     ModelName, Field(description="A folder, a Hugging Face hub id, `embedded` or `embedded-llava`.")
+]
+Models = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_model_names),
+    Field(
+        description="Folders that ressa made, or models; what they were made from is shown, too, where it is there."
+    ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

@@ -10,12 +10,13 @@ from ressa.recipe.demo import DemoRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.repair import RepairRecipe
+from ressa.recipe.report import ReportRecipe
 from ressa.recipe.sweep import SweepRecipe
 
-Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | SweepRecipe | DemoRecipe
+Recipe = PruneRecipe | RepairRecipe | EvaluateRecipe | SweepRecipe | DemoRecipe | ReportRecipe
 RECIPES: dict[str, type[Recipe]] = {
     kind.model_fields["command"].default: kind
-    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, SweepRecipe, DemoRecipe)
+    for kind in (PruneRecipe, RepairRecipe, EvaluateRecipe, SweepRecipe, DemoRecipe, ReportRecipe)
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ressa.data import Question
+from ressa.data import Question, Sample
 from ressa.data.jsonfile import lists
 from ressa.data.tree import Tree
 from ressa.data.values import field, fields, identity, text, texts
@@ -29,11 +29,11 @@ Places = Mapping[str, Sequence[Place]]
 """A picture's file name → its objects."""
 
 
-def find_places(folder: Path, questions: Sequence[Question], *, follow_links: bool = False) -> Places:
-    """The places of what the questions' pictures show, from the instances files in a data folder that are called as
+def find_places(folder: Path, samples: Sequence[Sample], *, follow_links: bool = False) -> Places:
+    """The places of what the samples' pictures show, from the instances files in a data folder that are called as
     their split or the folder of their pictures is; nothing where there are none."""
-    wanted = {f"instances_{question.split}.json" for question in questions}
-    wanted |= {f"instances_{path.parent.name}.json" for path in map(_file, questions) if path is not None}
+    wanted = {f"instances_{sample.split}.json" for sample in samples}
+    wanted |= {f"instances_{path.parent.name}.json" for path in map(_file, samples) if path is not None}
     found: dict[str, list[Place]] = {}
     for path in Tree(folder, follow_links).files(".json"):
         if path.name in wanted:
@@ -96,7 +96,7 @@ def named_places(question: Question, places: Places) -> list[Place]:
     return [place for place in shown if named & {form.lower() for form in place.names}]
 
 
-def _file(question: Question) -> Path | None:
-    """The file of a question's only picture."""
-    first = question.images[0] if len(question.images) == 1 else None
+def _file(sample: Sample) -> Path | None:
+    """The file of a sample's only picture."""
+    first = sample.images[0] if len(sample.images) == 1 else None
     return first if isinstance(first, Path) else None
