@@ -127,6 +127,43 @@ def test_repair_reports_all_three_models_on_samples_that_it_does_not_train_on(fa
     assert not [sentence for sentence in said if "WORSE" in sentence]
 
 
+def test_texts_held_back_say_what_is_forgotten():
+    pruned, masks, dense = pruned_pair("llava")
+    words = [
+        "a",
+        "red",
+        "cat",
+        "sees",
+        "two",
+        "blue",
+        "dogs",
+        "near",
+        "the",
+        "green",
+        "tree",
+        "and",
+        "one",
+        "small",
+        "white",
+        "house",
+    ]
+    texts = [Sample(None, "", " ".join(words[place % 14] for place in range(n, n + 9))) for n in range(20)]
+    expected = examine(
+        dense.model, Batcher(dense.processor, dense.model.config), texts, CPU, batch_size=16
+    ).losses
+    config = RepairConfig(
+        objective="kd", learning_rate=3e-2, batch_size=16, steps=12, device="cpu", precision="fp32"
+    )
+    with pytest.warns(RessaWarning):
+        report = repair(pruned, masks, dense, [*samples(96), *texts], config).held_back
+    assert report["samples"] == 9
+    losses = [report[name]["text_loss"] for name in ("dense", "pruned", "repaired")]
+    assert float(expected.min()) / 8 < losses[0] < float(expected.max()) / 8
+    assert abs(losses[2] - losses[0]) < abs(losses[1] - losses[0]), (
+        "it learns what the dense model says of text"
+    )
+
+
 def test_a_repair_gone_wrong_is_loud():
     """A teacher that knows nothing of the task takes the student away from it."""
     pruned, masks, dense = pruned_pair("llava")

@@ -9,9 +9,11 @@ from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples,
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.data.folder import CALIBRATED
+from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
+from ressa.recipe.text import OWN
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
 
@@ -44,6 +46,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     from ressa.anatomy import find_anatomy
     from ressa.checkpoint import load, place_weights, save, save_packed, size_of
     from ressa.commands.planning import allocation_of, batch_size_of, layers_to_prune, measures
+    from ressa.commands.texts import texts_for
     from ressa.data import batches
     from ressa.device import find_device
     from ressa.fast_dtype import in_fast_dtype, is_slow
@@ -86,6 +89,18 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         # Weights on disk are widened when they are read.
         asked = recipe.dtype if streamed is None or streamed.resident else "as stored"
         with in_fast_dtype(vlm.model, device=device, asked=asked) as computed_in:
+            with watch.on("samples"):
+                if recipe.text == OWN and streamed is not None and not streamed.resident:
+                    raise UsageError(
+                        "A model whose weights stay on disk would write text for hours: give --text a text file."
+                    )
+                if texts := texts_for(recipe, vlm, device, work):
+                    inputs += batches(vlm, texts, batch_size_of(recipe, vlm, texts, device))
+                    calibration["text"] = {
+                        "name": recipe.text,
+                        "samples": len(texts),
+                        "fingerprint": fingerprint_samples(texts),
+                    }
             if given is not None:
                 allocation = Allocation("given", given, 0.0)
             else:

@@ -45,6 +45,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     samples = draw(recipe.mixture)
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.checkpoint import check_fits, load, read_masks, save, save_packed, size_of
+    from ressa.commands.texts import mixed, texts_for
     from ressa.fast_dtype import in_fast_dtype
     from ressa.repairing import repair
     from ressa.repairing.training import training_device
@@ -71,9 +72,13 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             watch.on("repair"),
             in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in,
         ):
+            if recipe.text is not None:
+                texts = texts_for(recipe, vlm if dense is None else dense, device, work)
+                samples = mixed(samples, texts, recipe.text_share, recipe.seed)
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "samples": len(samples),
+            "texts": len({sample.id for sample in samples if sample.plain}),
             "steps": len(result.history),
             "trained": result.trained,
             "teacher": result.teacher,

@@ -78,7 +78,8 @@ class Batcher:
         −100 in the padding; `decoder_attention_mask` (B, T) marks the target. Earlier turns are a part of the prompt:
         `apart` makes samples of them. Decoder-only: `input_ids` (B, L) hold prompts, targets and what ends them, padded
         on the right; `labels` (B, L) are −100 everywhere but on answers, those of earlier turns included, and their
-        ends. Raises UsageError when there are no samples or one has no target.
+        ends. Plain text is all label, and nothing ends it. Raises UsageError when there are no samples or one has no
+        target.
         """
         targets = self.targets(samples)
         names = [sample.id for sample in samples]
@@ -121,6 +122,8 @@ class Batcher:
         count = len(sample.images)
         if count == 0 and self.needs_picture:
             return "shows no picture, and this model reads no text without one"
+        if sample.plain and self.encoder_decoder:
+            return "is plain text, and this model continues none"
         if count > 1 and not self.text.takes_several:
             return f"shows {count} pictures, and this model takes one"
         return None
@@ -161,7 +164,11 @@ class Batcher:
                 raise UsageError(f"sample {name} has no target text to learn from: give it one.")
         texts = [self.limits.cleaned((sample.target or "").strip()) for sample in samples]
         before = [""] * len(samples) if self.encoder_decoder else [self._last(sample) for sample in samples]
-        return [torch.tensor(row) for row in self.text.target_ids(before, texts)]
+        rows = self.text.target_ids(before, texts)
+        return [
+            torch.tensor(self.text.plain_ids(text) if sample.plain else row)
+            for sample, text, row in zip(samples, texts, rows, strict=True)
+        ]
 
     def stopping(self) -> dict[str, Any]:
         """What `model.generate` must be told to stop where answers end; nothing where its configs say it."""
@@ -209,6 +216,8 @@ class Batcher:
 
     def _segments(self, sample: Sample) -> tuple[list[str], list[str]]:
         """What stands before each answer of a sample, and the earlier answers."""
+        if sample.plain:
+            return [""], []
         if not sample.earlier:
             key = (sample.prompt, len(sample.images))
             if key not in self._rendered:

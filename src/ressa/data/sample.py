@@ -24,7 +24,7 @@ class Sample:
     `image` is one picture, a tuple of several (for models that take several) or None (text alone). A picture is a
     path or a `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within its dataset,
     `split` is the dataset's. `earlier` are the turns of the conversation before `prompt`; their answers are learned,
-    too, where there is a target.
+    too, where there is a target. Without a picture and without a prompt, `target` is plain text.
     """
 
     image: Picture | tuple[Picture, ...] | None
@@ -40,6 +40,11 @@ class Sample:
         if self.image is None:
             return ()
         return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is plain text, which answers nothing and goes on where it ends."""
+        return not (self.images or self.prompt or self.earlier)
 
     @property
     def turns(self) -> tuple[tuple[str, str | None], ...]:

@@ -157,6 +157,10 @@ class Text:
             return 0
         return int((ids == self.image_token_id).sum())
 
+    def plain_ids(self, text: str) -> list[int]:
+        """The ids of plain text, nothing before and behind it."""
+        return self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
     def target_ids(self, segments: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
         """The ids of each target behind what stands before it, end token included.
 

@@ -25,6 +25,7 @@ from ressa.recipe.fields import (
     one_spelling,
 )
 from ressa.recipe.presets import PresetRecipe
+from ressa.recipe.text import OWN, Text, TextSamples, TextTokens
 
 
 class PruneRecipe(PresetRecipe):
@@ -57,6 +58,9 @@ class PruneRecipe(PresetRecipe):
     split: CalibrationSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 128
+    text: Text = None
+    text_samples: TextSamples = 128
+    text_tokens: TextTokens = 256
     batch_size: Literal["auto"] | BatchSize = "auto"
     """How many samples run at a time; auto: by their length, what keeps the device busy."""
     dtype: Dtype = "auto"
@@ -133,6 +137,14 @@ class PruneRecipe(PresetRecipe):
             raise ValueError(
                 f"{what} looks at the whole model before it is pruned, and streaming at a block at a time: leave out "
                 "one of them, or measure a plan elsewhere and give it with plan"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _text_to_write(self) -> "PruneRecipe":
+        if self.stream and self.text == OWN:
+            raise ValueError(
+                "a model whose weights stay on disk would write text for hours: name a text file, or leave out stream"
             )
         return self
 

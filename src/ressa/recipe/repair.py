@@ -1,6 +1,6 @@
 """What `ressa repair` is told."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ from ressa.recipe.fields import (
     Share,
 )
 from ressa.recipe.presets import PresetRecipe
+from ressa.recipe.text import OWN, Text, TextSamples, TextTokens
 from ressa.repairing.config import RepairConfig
 
 
@@ -45,6 +46,11 @@ class RepairRecipe(PresetRecipe):
     split: SamplesSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 25_000
+    text: Text = None
+    text_samples: TextSamples = 1024
+    text_tokens: TextTokens = 256
+    text_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """The texts' share of what is trained on; they are repeated as often as that takes."""
     epochs: Epochs = 1.0
     """How often each is seen."""
     batch_size: Positive = 16
@@ -72,6 +78,8 @@ class RepairRecipe(PresetRecipe):
 
     @model_validator(mode="after")
     def _check_options(self) -> "RepairRecipe":
+        if self.text == OWN and not self.config().needs_teacher:
+            raise UsageError("Its own text is the dense model's, and this repair has none: name a text file.")
         if not self.config().keeps_zeros and self.packed:
             raise UsageError("A repair that fills the zeros leaves nothing to pack: leave out 'packed'.")
         return self

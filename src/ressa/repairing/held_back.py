@@ -31,12 +31,13 @@ def hold_back(samples: Sequence[Sample], most: int, seed: int) -> list[int]:
     """The numbers of the samples to hold back, in order: at most `most`, and at most a tenth of all.
 
     All samples of an image are held back together, so that nothing of what is seen there is trained on. Where that
-    leaves fewer than 8, none are.
+    leaves fewer than 8, none are. Plain text is not among them (`hold_back_text`).
     """
-    quota = min(most, len(samples) // SHARE)
+    asked = [number for number, sample in enumerate(samples) if not sample.plain]
+    quota = min(most, len(asked) // SHARE)
     groups: dict[Any, list[int]] = {}
-    for number, sample in enumerate(samples):
-        groups.setdefault(image_key(sample), []).append(number)
+    for number in asked:
+        groups.setdefault(image_key(samples[number]), []).append(number)
     held: list[int] = []
     order = list(groups.values())
     random.Random(seed).shuffle(order)
@@ -46,6 +47,16 @@ def hold_back(samples: Sequence[Sample], most: int, seed: int) -> list[int]:
         if len(held) + len(group) <= quota:
             held += group
     return sorted(held) if len(held) >= LEAST else []
+
+
+def hold_back_text(samples: Sequence[Sample], most: int, seed: int) -> dict[str, list[int]]:
+    """Of the plain texts, at most `most` and at most a tenth: text → all its numbers."""
+    numbers: dict[str, list[int]] = {}
+    for number, sample in enumerate(samples):
+        if sample.plain:
+            numbers.setdefault(sample.target or "", []).append(number)
+    drawn = random.Random(seed).sample(sorted(numbers), min(most, len(numbers) // SHARE))
+    return {text: numbers[text] for text in sorted(drawn)}
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class HeldBack:
     """The samples held back, and what is found on them.
 
     report: JSON-able; how many `samples`, `baseline` (the loss of someone who sees no picture), and by the name of each
-    model that was examined its scores. Empty where there were too few samples to hold any back.
+    model that was examined its scores, with `text_loss`, the mean −log p of a token of the texts held back, in nats,
+    where there are any. Empty where there were too few samples to hold any back.
     """
 
     def __init__(
@@ -94,9 +106,10 @@ class HeldBack:
         objective: "Objective",
         forward: Forward,
         batch_size: int,
+        texts: Sequence[Sample] = (),
     ) -> None:
-        """others: the samples that are trained on. batch_size: of a forward pass."""
-        self.samples = list(samples)
+        """others: the samples that are trained on. batch_size: of a forward pass. texts: plain ones held back."""
+        self.samples, self.texts = list(samples), list(texts)
         self.objective = objective
         self.forward = forward
         self.batch_size = batch_size
@@ -121,10 +134,19 @@ class HeldBack:
             return
         self.found[name] = found
         self.report[name] = found.scores()
+        if self.texts:
+            read = self.objective.examine(model, self.texts, self.forward, self.batch_size, name)
+            self.report[name]["text_loss"] = round(read.loss, 4)
         if name == "dense" and not found.loss < self.report["baseline"]:
             warn(self.objective.doubts(found, self.report["baseline"]))
         elif name == "repaired" and "pruned" in self.found:
             warn_of_repaired(self.found["pruned"], found, self.objective)
+            if self.texts and not self.report[name]["text_loss"] <= self.report["pruned"]["text_loss"]:
+                warn(
+                    "REPAIR MADE THE MODEL WORSE AT PLAIN TEXT: on texts held back its loss went from "
+                    f"{self.report['pruned']['text_loss']:.3f} to {self.report[name]['text_loss']:.3f} nats a token; "
+                    "train on more of it (text_share), or with a lower learning rate."
+                )
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import claim
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import Forward, lean_forward
-from ressa.repairing.held_back import HeldBack, hold_back
+from ressa.repairing.held_back import HeldBack, hold_back, hold_back_text
 from ressa.repairing.objective import Objective
 from ressa.repairing.objectives import find_objective, within_reach
 from ressa.repairing.reconstruction import reconstruct, reconstruction_batches
@@ -134,16 +135,24 @@ def _repair(
     blocks: list[dict[str, Any]] = []
     history: list[dict[str, float]] = []
     trained = 0
-    held = set(hold_back(samples, config.held_back, config.seed))
-    numbers = [number for number in range(len(samples)) if number not in held]
+    held = hold_back(samples, config.held_back, config.seed)
+    texts = hold_back_text(samples, config.held_back, config.seed)
+    left_out = {*held, *chain.from_iterable(texts.values())}
+    numbers = [number for number in range(len(samples)) if number not in left_out]
     kept = [samples[number] for number in numbers]
+    asked = [sample for sample in kept if not sample.plain]
     device = training_device(config)
     forward = Forward(device, means_bf16(config.precision, device))
     with restored(model):
         judge = weights if isinstance(weights, nn.Module) else model
-        objective = find_objective(pruned, judge, weights, kept, forward, config, anatomy)
+        objective = find_objective(pruned, judge, weights, asked, forward, config, anatomy)
         tested = HeldBack(
-            [samples[number] for number in sorted(held)], kept, objective, forward, config.batch_size
+            [samples[number] for number in held],
+            asked,
+            objective,
+            forward,
+            config.batch_size,
+            [samples[copies[0]] for copies in texts.values()],
         )
         if isinstance(weights, nn.Module):
             tested.examine("dense", weights)

@@ -1,0 +1,19 @@
+"""Plain text beside image-text samples."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ressa.recipe.fields import Folder, Positive
+
+OWN = "own"
+
+Text = Annotated[
+    Folder | None,
+    Field(
+        description="Plain text beside the pictures, against forgetting: `own` (the dense model writes it), or a text "
+        "file or folder."
+    ),
+]
+TextSamples = Annotated[Positive, Field(description="How many texts.")]
+TextTokens = Annotated[int, Field(gt=7, le=100_000, description="How many tokens each has.")]

@@ -1,0 +1,123 @@
+"""Plain text beside pictures: the dense model's own or a file's, in calibration and in repair."""
+
+import json
+
+import pytest
+import torch
+
+from ressa.checkpoint import load
+from ressa.commands.texts import mixed
+from ressa.data import Batcher, Sample
+from ressa.data.batcher import IGNORED
+from ressa.repairing.held_back import hold_back, hold_back_text
+
+FEW = ("--samples", "6", "--text-samples", "4", "--text-tokens", "8")
+
+
+def pruned(ressa, world, output, *options):
+    return ressa("prune", world.llava, "-o", output, "--calibration", world.data, *FEW, *options)
+
+
+def test_a_model_is_calibrated_on_what_it_writes_itself(ressa, world, tmp_path):
+    texts = {}
+    for name, options in {"own": ("--text", "own"), "again": ("--text", "own"), "none": ()}.items():
+        said = pruned(ressa, world, tmp_path / name, *options)
+        assert said.status == 0, said.err
+        manifest = json.loads((tmp_path / name / "ressa.json").read_text())
+        texts[name] = manifest["calibration"].get("text")
+    assert texts["own"] == texts["again"]
+    assert texts["own"]["samples"] == 4
+    assert texts["none"] is None
+    own, again, none = (load(tmp_path / name).model.state_dict() for name in ("own", "again", "none"))
+    assert all(torch.equal(own[key], again[key]) for key in own)
+    layers = [key for key in own if not torch.equal(own[key], none[key])]
+    assert layers
+    assert all("vision" not in key for key in layers), "texts show nothing to the vision tower"
+
+
+def test_texts_of_a_file_are_repaired_on_and_held_back(ressa, world, tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("the red cat sees two blue dogs near a green tree . " * 200)
+    assert pruned(ressa, world, tmp_path / "pruned", "--text", book).status == 0
+    small = ("--option", "steps=2", "--option", "reconstruct_samples=8", "--option", "reconstruct_epochs=1")
+    said = ressa(
+        "repair", tmp_path / "pruned", "-o", tmp_path / "repaired", "--data", world.data, "--samples", 8,
+        "--text", book, "--text-samples", 20, "--text-tokens", 12, "--text-share", 0.5, "--batch-size", 4, *small,
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    training = json.loads((tmp_path / "repaired" / "ressa.json").read_text())["training"]
+    assert training["samples"] == 16
+    assert training["texts"] == 8
+    assert len(training["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--text", "nowhere.txt"), "no text file"),
+        (("--text", "own", "--stream"), "name a text file"),
+        (("--text", "own", "--text-tokens", "3"), "text_tokens"),
+    ],
+)
+def test_what_cannot_be_had_is_told(ressa, world, tmp_path, options, sentence):
+    said = pruned(ressa, world, tmp_path / "out", *options)
+    assert said.status == 2
+    assert sentence in said.sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_decoder_continues_no_text(ressa, world, tmp_path):
+    said = ressa(
+        "prune",
+        world.instructblip,
+        "-o",
+        tmp_path / "out",
+        "--calibration",
+        world.data,
+        *FEW,
+        "--text",
+        "own",
+    )
+    assert said.status == 2
+    assert "leave out --text" in said.sentence
+
+
+def test_the_mixture_has_the_share_that_was_asked_for():
+    samples = [Sample(None, f"which {number} ?", "red") for number in range(30)]
+    texts = [Sample(None, "", f"text {number}", f"text {number}") for number in range(4)]
+    found = mixed(samples, texts, 0.25, seed=1)
+    assert found == mixed(samples, texts, 0.25, seed=1) != mixed(samples, texts, 0.25, seed=2)
+    assert sum(sample.plain for sample in found) == 10
+    assert {sample.id for sample in found if sample.plain} == {sample.id for sample in texts}
+    assert mixed(samples, texts, 0.0, seed=1) == samples
+
+
+def test_held_back_texts_are_held_back_with_all_their_copies():
+    texts = [Sample(None, "", f"text {number}") for number in range(40)]
+    samples = [*texts, *(Sample(None, "which ?", "red") for _ in range(100)), *texts]
+    held = hold_back_text(samples, most=16, seed=0)
+    assert len(held) == 4
+    assert all(samples[number].target == text for text, numbers in held.items() for number in numbers)
+    assert sorted(map(len, held.values())) == [2] * 4
+    assert all(not samples[number].plain for number in hold_back(samples, most=8, seed=0))
+
+
+def test_plain_text_is_all_label_and_ends_with_nothing(world):
+    vlm = load(world.llava)
+    batcher = Batcher(vlm.processor, vlm.model.config)
+    text = "a red cat and a blue dog"
+    alone = batcher.training([Sample(None, "", text)])
+    expected = vlm.processor.tokenizer(text)["input_ids"]
+    begins = len(vlm.processor.tokenizer("")["input_ids"])
+    assert alone["input_ids"].tolist() == [expected]
+    assert alone["labels"][0, begins:].tolist() == expected[begins:]
+    assert (alone["labels"][0, :begins] == IGNORED).all()
+    from PIL import Image
+
+    seen = Sample(Image.new("RGB", (16, 16)), "which colour ?", "red")
+    both = batcher.training([seen, Sample(None, "", text)])
+    real = both["attention_mask"][1].bool()
+    assert both["input_ids"][1][real].tolist() == expected
+    with torch.no_grad():
+        together, apart = vlm.model(**both).logits[1][real], vlm.model(**alone).logits[0]
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
