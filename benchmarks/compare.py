@@ -35,10 +35,11 @@ from typing import Any
 import yaml
 
 from ressa.files import write_json, write_text
-from ressa.recipe import TASKS, EvaluateRecipe, PruneRecipe, RepairRecipe
+from ressa.recipe import EvaluateRecipe, PruneRecipe, RepairRecipe
 from ressa.report import Table, recovered
 from ressa.report.table import task_title
 from ressa.sweep import relative
+from ressa.task_names import TASKS
 
 NONE = "none"
 REPAIRS: dict[str, dict[str, Any]] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 if TYPE_CHECKING:
     import torch
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -65,6 +66,17 @@ def from_first(value: T, device: "torch.device") -> T:
     held = [value]
     dist.broadcast_object_list(held, 0, device=device if device.type == "cuda" else None)
     return held[0]
+
+
+def merged(found: dict[K, T]) -> dict[K, T]:
+    """What all processes found, in each of them."""
+    if place()[1] == 1:
+        return found
+    import torch.distributed as dist
+
+    each: list[dict[K, T]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(each, found)
+    return {key: value for one in each for key, value in one.items()}
 
 
 def leave(status: int) -> NoReturn:

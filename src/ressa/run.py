@@ -15,9 +15,10 @@ def run_recipe(recipe: Recipe, *, force: bool = False) -> Outcome:
 
     The outcome's data have `warnings`: every sentence that was said in passing (`ressa.warned`).
     """
-    if are_several() and not isinstance(recipe, PruneRecipe | RepairRecipe):
+    if are_several() and not isinstance(recipe, PruneRecipe | RepairRecipe | EvaluateRecipe):
         raise UsageError(
-            f"Only pruning and repair run in several processes: start `ressa {recipe.command}` in one."
+            "Only prune, repair and evaluate run in several processes: "
+            f"start `ressa {recipe.command}` in one."
         )
     limit_pixels(recipe.max_pixels)
     with recorded() as said:

@@ -7,7 +7,7 @@ import torch
 
 from ressa.data import Batcher, DatasetFolder
 from ressa.errors import UsageError
-from ressa.evaluation import Decoding, evaluate, generation
+from ressa.evaluation import Decoding, evaluate, generation, settings_of
 from ressa.recipe import EvaluateRecipe, make_recipe
 from tests.data.tiny_folders import tiny_dataset
 from tests.data.vlms import VLMS
@@ -26,10 +26,11 @@ def vlm(request):
 
 def test_what_transformers_is_told(vlm, folder):
     """Beams of at least 8 and at most 12 tokens, the end included, by log-probability × length."""
-    samples = DatasetFolder(folder).vqa("test")
+    samples = DatasetFolder(folder).samples("vqa", "test")
     batcher = Batcher(vlm.processor, vlm.model.config)
     decoding = Decoding(beams=3, answer_tokens=(8, 12), answer_length_penalty=-1.0)
-    found = generation.generate(vlm.model, batcher, samples, **decoding.answers())
+    settings = settings_of("vqa", decoding=decoding)
+    found = generation.generate(vlm.model, batcher, samples, **settings.generation())
     for sample, text in zip(samples, found, strict=True):
         inputs = batcher.generation([sample])
         options = {"max_new_tokens": 12, "min_new_tokens": 7, "num_beams": 3, "length_penalty": -1.0}
@@ -39,7 +40,7 @@ def test_what_transformers_is_told(vlm, folder):
 
 def test_a_repetition_penalty_counts_what_was_said_and_not_the_prompt(vlm, folder):
     """Greedy decoding by hand: logits of said tokens are divided by the penalty, or multiplied below 0."""
-    samples = DatasetFolder(folder).vqa("test")[:2]
+    samples = DatasetFolder(folder).samples("vqa", "test")[:2]
     batcher = Batcher(vlm.processor, vlm.model.config)
     texts = generation.generate(
         vlm.model, batcher, samples, max_new_tokens=6, min_new_tokens=6, repetition_penalty=1.5
@@ -76,8 +77,9 @@ def test_a_repetition_penalty_counts_what_was_said_and_not_the_prompt(vlm, folde
 def test_the_result_says_how_it_was_asked(vlm, folder):
     decoding = Decoding(beams=2, caption_tokens=(2, 4), repetition_penalty=1.2)
     found = evaluate(vlm, folder, ("caption",), decoding=decoding, caption="a photo of")
-    assert found["decoding"]["beams"] == 2
-    assert found["decoding"]["caption_tokens"] == [2, 4]
+    assert found["asked"]["caption"]["beams"] == 2
+    assert found["asked"]["caption"]["tokens"] == [2, 4]
+    assert found["asked"]["caption"]["prompt"] == "a photo of"
     assert found["data"] != evaluate(vlm, folder, ("caption",))["data"]  # another prompt is another question
 
 
@@ -92,7 +94,7 @@ def test_a_caption_may_be_asked_for_with_no_words_at_all(vlm, folder):
 def test_tokens_have_one_spelling(given, said):
     recipe = EvaluateRecipe(model="m", caption_tokens=given)
     assert recipe.caption_tokens == said
-    assert recipe.decoding().caption_tokens == tuple(map(int, said.split("-")))
+    assert recipe.asking()["decoding"].caption_tokens == tuple(map(int, said.split("-")))
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from PIL import Image
 from ressa.data import Batcher, DatasetFolder
 from ressa.data.sample import image_key
 from ressa.errors import UsageError
-from ressa.evaluation import TASKS, evaluate, generation
-from ressa.evaluation.metrics import cider
+from ressa.evaluation import evaluate, generation
+from ressa.evaluation.metrics import tokens
 from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from ressa.evaluation.shared_vision import shared_vision
-from ressa.warned import RessaWarning
+from ressa.task_names import TASKS
+from ressa.warned import RessaWarning, recorded
 from tests.data.more_vlms import llava_next
 from tests.data.tiny_folders import tiny_dataset
 from tests.data.vlms import VLMS
@@ -77,8 +78,7 @@ def test_right_answers_score_fully(vlm, folder, monkeypatch):
     def knows(model, batcher, samples, **options):
         return [s.answers[0] if hasattr(s, "answers") else s.captions[0] for s in samples]
 
-    monkeypatch.setattr("ressa.evaluation.vqa.generate", knows)
-    monkeypatch.setattr("ressa.evaluation.caption.generate", knows)
+    monkeypatch.setattr("ressa.evaluation.generation.generate", knows)
     found = evaluate(vlm, folder, ("vqa", "okvqa", "gqa", "caption"))["tasks"]
     assert [found[task]["score"] for task in ("vqa", "okvqa", "gqa")] == [100.0] * 3
     assert found["caption"]["recall"] == 100
@@ -172,11 +172,19 @@ def test_bfloat16_models_are_scored(vlm, folder):
     assert set(found["tasks"]) == {"gqa", "retrieval"}
 
 
-def test_without_java_the_metric_has_another_name_and_it_is_said(vlm, folder, monkeypatch, capsys):
-    monkeypatch.setattr(cider.shutil, "which", lambda name: None)
-    found = evaluate(vlm, folder, ("caption",), limit=3)["tasks"]["caption"]
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [("have_java", "Java was not found"), ("have_coco_tools", "pycocoevalcap is not installed")],
+)
+def test_without_java_the_metric_has_another_name_and_it_is_said(vlm, folder, monkeypatch, lacking, said):
+    monkeypatch.setattr(tokens, lacking, lambda: False)
+    with recorded() as warned:
+        found = evaluate(vlm, folder, ("caption",), limit=3, caption_metrics=("bleu", "meteor"))
+    found = found["tasks"]["caption"]
     assert found["metric"] == "CIDEr-D (regex tokenizer)"
-    assert "Java was not found" in " ".join(capsys.readouterr().err.split())
+    assert "BLEU-4" in found
+    assert "METEOR" not in found
+    assert [sentence.startswith(said) for sentence in warned] == [True, True]
 
 
 def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
@@ -195,7 +203,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
 
 
 def test_bad_data_of_a_later_task_is_known_before_the_model_runs(vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("ressa.evaluation.scoring._run", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("ressa.evaluation.scoring.answer", lambda *_, **__: pytest.fail("the model ran"))
     lacking = tiny_dataset(tmp_path / "lacking")
     (lacking / "gqa_test.json").write_text("{")
     with pytest.raises(UsageError, match=r"gqa_test\.json is not valid JSON"):

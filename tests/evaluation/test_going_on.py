@@ -10,11 +10,10 @@ import torch
 from ressa.data import Batcher
 from ressa.errors import RunError, UsageError
 from ressa.evaluation import Decoding, Kept, draw, evaluate, fitted, generation, score
-from ressa.evaluation.retrieval import retrieve
 from ressa.warned import RessaWarning, recorded
 from tests.data.tiny_folders import image_name, tiny_dataset
 from tests.data.vlms import VLMS
-from tests.evaluation.test_retrieval import blip_itm
+from tests.evaluation.test_retrieval import blip_itm, retrieve
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +74,14 @@ def test_a_killed_evaluation_asks_only_what_is_left_and_ends_the_same(
 def test_rows_of_retrieval_are_kept_too(build, folder, tmp_path):
     model, processor = build()
     images = draw(folder, ("retrieval",)).samples["retrieval"]
-    whole = retrieve(model, processor, images, batch_size=4)
+    whole = retrieve(model, processor, images)
     kept = Kept(tmp_path / "answers.jsonl")
-    retrieve(model, processor, images, batch_size=4, answers=kept.of("retrieval"))
+    retrieve(model, processor, images, kept)
     lines = (tmp_path / "answers.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "answers.jsonl").write_text("".join(lines[:4]))
     kept = Kept(tmp_path / "answers.jsonl")
     assert sorted(kept.of("retrieval").done) == [0, 1, 2, 3]
-    assert retrieve(model, processor, images, batch_size=4, answers=kept.of("retrieval")) == whole
+    assert retrieve(model, processor, images, kept) == whole
 
 
 @pytest.mark.parametrize(

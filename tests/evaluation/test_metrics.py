@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from ressa.errors import RunError, UsageError
-from ressa.evaluation.metrics import cider
-from ressa.evaluation.metrics.cider import cider_d, ptb_tokenize, regex_tokenize
-from ressa.evaluation.metrics.exact_match import exact_match
+from ressa.evaluation.metrics import tokens
+from ressa.evaluation.metrics.captions import score_captions
+from ressa.evaluation.metrics.exact_match import exact_match, llava_exact_match, normalised_match
+from ressa.evaluation.metrics.normalising import CONTRACTIONS, normalise
 from ressa.evaluation.metrics.object_recall import object_recall
-from ressa.evaluation.metrics.recall_at_one import recall_at_one
-from ressa.evaluation.metrics.vqa_accuracy import CONTRACTIONS, normalise, vqa_accuracy
+from ressa.evaluation.metrics.recall import Rank, owners, ranks, recall_at
+from ressa.evaluation.metrics.tokens import missing_for_ptb, ptb_tokenize, regex_tokenize
+from ressa.evaluation.metrics.vqa_accuracy import vqa_accuracy
 
-needs_java = pytest.mark.skipif(not cider.have_java(), reason="no Java on this machine")
+needs_java = pytest.mark.skipif(missing_for_ptb() is not None, reason="no Java or pycocoevalcap")
 
 # -- VQA -----------------------------------------------------------------------------------------------------
 
@@ -73,18 +75,28 @@ def test_a_prediction_is_normalised_only_where_people_disagree():
     assert vqa_accuracy(" cat\n", ["cat"] * 10) == 1.0
 
 
-def test_gqa_asks_for_the_very_answer():
-    assert exact_match("The dog.", "dog") == 1.0
-    assert exact_match("dogs", "dog") == 0.0
+def test_gqa_asks_for_the_very_answer_or_one_that_is_normalised():
+    assert exact_match("dog", "dog") == 1.0
+    assert exact_match("The dog.", "dog") == 0.0
+    assert llava_exact_match("Dog.", "dog") == 1.0
+    assert llava_exact_match("The dog.", "dog") == 0.0
+    assert normalised_match("The dog.", "dog") == 1.0
+    assert normalised_match("dogs", "dog") == 0.0
 
 
 # -- captions ------------------------------------------------------------------------------------------------
 
 
+def cider_d(predictions, references):
+    """The mean × 100, and what the metric is called."""
+    found = score_captions(predictions, references)
+    return 100 * sum(found.cider) / len(found.cider), found.metric
+
+
 @pytest.fixture(params=[pytest.param("java", marks=needs_java), "regex"])
 def tokenizer(request, monkeypatch):
     if request.param == "regex":
-        monkeypatch.setattr(cider.shutil, "which", lambda name: None)
+        monkeypatch.setattr(tokens.shutil, "which", lambda name: None)
     return request.param
 
 
@@ -97,11 +109,11 @@ def test_identical_captions_reach_the_highest_score(tokenizer):
 
 def test_case_and_punctuation_do_not_matter(tokenizer):
     references = [["a dog on grass"], ["two cats on a mat"]]
-    assert cider_d(["A dog, on grass.", "two cats on a mat!"], references).score == pytest.approx(1000)
+    assert cider_d(["A dog, on grass.", "two cats on a mat!"], references)[0] == pytest.approx(1000)
 
 
 def test_captions_without_a_shared_word_score_nothing(tokenizer):
-    assert cider_d(["blue sky", ""], [["a dog"], ["two cats"]]).score == 0
+    assert cider_d(["blue sky", ""], [["a dog"], ["two cats"]])[0] == 0
 
 
 def test_cider_d_by_hand():
@@ -115,8 +127,8 @@ def test_cider_d_by_hand():
 
 def test_the_length_penalty_is_the_papers_gaussian():
     """Saying the reference three times: the clipped cosine of 1-grams, times exp(−Δ²/2σ²) with σ = 6."""
-    once = cider_d(["dog", "sky"], [["dog"], ["cat"]]).score
-    longer = cider_d(["dog dog dog", "sky"], [["dog"], ["cat"]]).score
+    once = cider_d(["dog", "sky"], [["dog"], ["cat"]])[0]
+    longer = cider_d(["dog dog dog", "sky"], [["dog"], ["cat"]])[0]
     # tf 3 is clipped to 1, and the caption's norm is 3 times as long; COCO's scorer takes Δ in 2-grams.
     assert longer == pytest.approx(once * (1 / 3) * math.exp(-(2**2) / (2 * 6**2)))
 
@@ -130,7 +142,7 @@ def test_the_regex_tokenizer_agrees_with_java_on_plain_captions():
     ]
     words = ["a man is n't riding a red bike is he", "two dogs one cat 's tail", "t-shirt and 3.5 apples", ""]
     assert regex_tokenize(captions) == words
-    if cider.have_java():
+    if missing_for_ptb() is None:
         assert ptb_tokenize(captions) == words
 
 
@@ -171,14 +183,37 @@ def test_object_recall_counts_any_form_of_a_name():
 # -- retrieval -----------------------------------------------------------------------------------------------
 
 
+def recall(scores, image_of, k=1):
+    own = owners(image_of, len(scores))
+    return recall_at(ranks(scores, own), k), recall_at(ranks(scores.T, own.T), k)
+
+
 def test_recall_at_one_by_hand():
     # Two captions of image 0, one of image 1. Image 0's best is its second, image 1's best is image 0's.
     scores = torch.tensor([[0.1, 0.9, 0.3], [0.8, 0.2, 0.4]])
-    recall = recall_at_one(scores, torch.tensor([0, 0, 1]))
-    assert recall.text == pytest.approx(1 / 2)
-    assert recall.image == pytest.approx(2 / 3)
+    text, image = recall(scores, torch.tensor([0, 0, 1]))
+    assert text == pytest.approx(1 / 2)
+    assert image == pytest.approx(2 / 3)
+    assert recall(scores, torch.tensor([0, 0, 1]), 2) == (1.0, 1.0)
 
 
-def test_a_constant_score_is_worth_a_guess():
-    recall = recall_at_one(torch.zeros(4, 8), torch.arange(4).repeat_interleave(2))
-    assert recall.text == recall.image == pytest.approx(1 / 4)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_constant_score_is_worth_a_guess(k):
+    text, image = recall(torch.zeros(4, 8), torch.arange(4).repeat_interleave(2), k)
+    assert image == pytest.approx(k / 4)
+    assert text == pytest.approx(1 - math.comb(6, k) / math.comb(8, k))
+
+
+def test_equals_are_taken_in_any_order():
+    """By trying every order of four equal candidates, two of them right, behind one that is better."""
+    for k in range(7):
+        orders = [
+            any(right for right in order[: max(0, k - 1)])
+            for order in itertools.permutations([True, True, False, False])
+        ]
+        assert Rank(better=1, equal=4, right=2).within(k) == pytest.approx(sum(orders) / len(orders))
+
+
+def test_a_pair_that_is_no_candidate_is_behind_all_that_are():
+    scores = torch.tensor([[-torch.inf, 1.0, -torch.inf]])
+    assert ranks(scores, torch.tensor([[True, False, False]])) == [Rank(better=1, equal=2, right=1)]

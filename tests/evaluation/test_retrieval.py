@@ -7,9 +7,10 @@ from PIL import Image
 
 from ressa.data import Batcher, CaptionedImage, Sample
 from ressa.errors import UsageError
-from ressa.evaluation import generation, likelihood, retrieval
+from ressa.evaluation import Kept, generation, likelihood, settings_of
 from ressa.evaluation.likelihood import ImageFirst, log_likelihoods, score_pairs
 from ressa.evaluation.matching import is_dual_encoder, itm_switch, score_by_cosine, score_by_itm
+from ressa.evaluation.tasks import Asking, task_named
 from tests.data.more_vlms import BLIP_TEXT
 from tests.data.vlms import (
     IMAGE_SIZE,
@@ -38,6 +39,12 @@ IMAGES = [
 def vlm(request):
     model, processor = VLMS[request.param]()
     return model, Batcher(processor, model.config)
+
+
+def retrieve(model, processor, images, kept=None):
+    task, settings = task_named("retrieval"), settings_of("retrieval")
+    asking = Asking(model, processor, settings, 4, (Kept() if kept is None else kept).of("retrieval"))
+    return task.score(task.ask(asking, images), images, settings)
 
 
 def pair_by_pair(model, batcher):
@@ -93,8 +100,8 @@ def test_retrieval_ranks_by_the_scores(vlm, monkeypatch):
     """Captions "a" of all images are one text: they tie, and each image has a third of that hit."""
     model, batcher = vlm
     scores = torch.tensor([[0.0, 5.0, 1.0, 1.0], [9.0, 1.0, 5.0, 1.0], [0.0, 1.0, 1.0, 5.0]])
-    monkeypatch.setattr(retrieval, "score_pairs", lambda *args, **options: scores)
-    found = retrieval.retrieve(model, batcher.processor, IMAGES, batch_size=4)
+    monkeypatch.setattr(likelihood, "score_pairs", lambda *args, **options: scores)
+    found = retrieve(model, batcher.processor, IMAGES)
     # Image 1 ranks the three equal "a" first, one of which is its own.
     assert found["TR@1"] == pytest.approx(100 * (1 + 1 / 3 + 1) / 3)
     assert found["IR@1"] == pytest.approx(100 * (3 + 1) / 6)  # "a": image 1 wins all three, right once
@@ -131,16 +138,49 @@ def _blip2_itm():
 def test_an_itm_head_scores_pairs_where_there_is_one(build):
     model, processor = build()
     assert itm_switch(model)
-    scores = score_by_itm(model, processor, IMAGES, CAPTIONS, batch_size=4)
-    for row, image in enumerate(IMAGES):
-        for column, caption in enumerate(CAPTIONS):
-            inputs = processor(images=image.image, text=[caption], return_tensors="pt")
-            with torch.inference_mode():
-                output = model(**inputs, **{itm_switch(model): True})
-            logits = output.itm_score if hasattr(output, "itm_score") else output.logits_per_image
-            assert scores[row, column] == pytest.approx((logits[0, 1] - logits[0, 0]).item(), abs=1e-4)
-    assert scores.std() > 1e-3
-    assert retrieval.retrieve(model, processor, IMAGES, batch_size=4)["scoring"] == "ITM head"
+    by_image, by_caption = score_by_itm(model, processor, IMAGES, CAPTIONS, candidates=6, batch_size=4)
+    assert torch.equal(by_image, by_caption)  # where all are candidates
+    matches, similar = alone(model, processor)
+    torch.testing.assert_close(by_image, matches + similar, rtol=1e-4, atol=1e-4)
+    assert min(matches.std(), similar.std()) > 1e-3
+    assert retrieve(model, processor, IMAGES)["scoring"] == "ITM head, 128 candidates"
+
+
+@pytest.mark.parametrize("build", [blip_itm, _blip2_itm])
+def test_the_itm_head_looks_at_the_most_similar_candidates_only(build):
+    model, processor = build()
+    by_image, by_caption = score_by_itm(model, processor, IMAGES, CAPTIONS, candidates=2, batch_size=4)
+    matches, similar = alone(model, processor)
+    for row in range(len(IMAGES)):
+        best = similar[row].topk(2)
+        assert by_image[row].isfinite().sum() == 2
+        # equal captions are equally similar, so either may be the candidate
+        assert sorted(similar[row, by_image[row].isfinite()].tolist()) == pytest.approx(
+            sorted(best.values.tolist())
+        )
+    for column in range(len(CAPTIONS)):
+        assert by_caption[:, column].isfinite().nonzero()[:, 0].tolist() == sorted(
+            similar[:, column].topk(2).indices.tolist()
+        )
+    for scores in (by_image, by_caption):
+        chosen = scores.isfinite()
+        torch.testing.assert_close(scores[chosen], (matches + similar)[chosen], rtol=1e-4, atol=1e-4)
+
+
+def alone(model, processor):
+    """The match logit and the contrastive similarity of each pair, straight from transformers."""
+    found = []
+    for on in (True, False):
+        scores = torch.empty(len(IMAGES), len(CAPTIONS))
+        for row, image in enumerate(IMAGES):
+            for column, caption in enumerate(CAPTIONS):
+                inputs = processor(images=image.image, text=[caption], return_tensors="pt")
+                with torch.inference_mode():
+                    output = model(**inputs, **{itm_switch(model): on})
+                logits = output.itm_score if hasattr(output, "itm_score") else output.logits_per_image
+                scores[row, column] = logits[0, -1]
+        found.append(scores)
+    return found
 
 
 def _clip():
@@ -167,7 +207,7 @@ def test_two_encoders_score_by_their_cosine():
     with torch.inference_mode():
         output = model(**inputs)
     torch.testing.assert_close(scores, output.image_embeds @ output.text_embeds.T, rtol=1e-4, atol=1e-5)
-    assert retrieval.retrieve(model, processor, IMAGES, batch_size=4)["scoring"] == "cosine"
+    assert retrieve(model, processor, IMAGES)["scoring"] == "cosine"
 
 
 def test_two_encoders_cannot_answer_questions():

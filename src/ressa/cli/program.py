@@ -12,7 +12,12 @@ from typing import Any
 
 import typer
 
-from ressa.cli import folder_commands, hub_commands, recipe_commands  # noqa: F401 (they register commands)
+from ressa.cli import (  # noqa: F401 (they register commands)
+    folder_commands,
+    hub_commands,
+    predictions_commands,
+    recipe_commands,
+)
 from ressa.cli.app import Interrupted, app
 from ressa.errors import RunError, UsageError
 

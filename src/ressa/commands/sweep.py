@@ -41,12 +41,11 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         recipe.tasks,
         split=recipe.split,
         limit=recipe.limit,
-        pool=recipe.pool,
+        pool=recipe.pool or None,
         seed=recipe.seed,
-        question=recipe.question_prompt,
-        caption=recipe.caption_prompt,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
+        **recipe.asking(),
     )
     # What is wrong up to here is told before PyTorch is imported.
     from ressa.checkpoint import load
@@ -60,7 +59,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
 
     device = find_device(recipe.device)
     vlm = load(recipe.model, dtype=find_dtype(recipe.dtype), unpack=True)
-    drawn = fitted(drawn, vlm, recipe.decoding())
+    drawn = fitted(drawn, vlm)
     calibrated = get_method(recipe.method).needs(recipe.options) is not None
     samples = {seed: _samples(recipe, vlm, seed) for seed in recipe.seeds} if calibrated else {}
     if force:
@@ -75,7 +74,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
             figure,
             output,
             inputs=inputs,
-            score=lambda: score(vlm, drawn, batch_size=recipe.batch_size, decoding=recipe.decoding()),
+            score=lambda: score(vlm, drawn, batch_size=recipe.batch_size),
             method=recipe.method,
             seeds=recipe.seeds,
             identity={**recipe.identity(), "questions": recipe.seed},

@@ -6,18 +6,33 @@ from ressa.doors import door
 
 if TYPE_CHECKING:
     from ressa.evaluation.decoding import Decoding
-    from ressa.evaluation.drawing import TASKS, Drawn, draw
+    from ressa.evaluation.drawing import Drawn, draw
     from ressa.evaluation.fitting import fitted
     from ressa.evaluation.kept import Kept
-    from ressa.evaluation.scoring import evaluate, score
+    from ressa.evaluation.protocols import Settings, settings_of
+    from ressa.evaluation.scoring import answer, evaluate, rate, result_of, score
 else:
     __getattr__, __dir__ = door(
         __name__,
         decoding="Decoding",
-        drawing="TASKS Drawn draw",
+        drawing="Drawn draw",
         fitting="fitted",
         kept="Kept",
-        scoring="evaluate score",
+        protocols="Settings settings_of",
+        scoring="answer evaluate rate result_of score",
     )
 
-__all__ = ["TASKS", "Decoding", "Drawn", "Kept", "draw", "evaluate", "fitted", "score"]
+__all__ = [
+    "Decoding",
+    "Drawn",
+    "Kept",
+    "Settings",
+    "answer",
+    "draw",
+    "evaluate",
+    "fitted",
+    "rate",
+    "result_of",
+    "score",
+    "settings_of",
+]

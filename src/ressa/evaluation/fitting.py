@@ -8,7 +8,6 @@ from ressa.data import Batcher, CaptionedImage, Sample
 from ressa.data.checking import readable
 from ressa.data.faults import Faults
 from ressa.errors import UsageError
-from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.drawing import Drawn
 from ressa.evaluation.matching import scores_itself
 
@@ -20,12 +19,11 @@ class Vlm(Protocol):
     processor: Any
 
 
-def fitted(drawn: Drawn, vlm: Vlm, decoding: Decoding | None = None) -> Drawn:
+def fitted(drawn: Drawn, vlm: Vlm) -> Drawn:
     """The same without the samples that the model cannot read; what it reads in part is said.
 
     Raises UsageError for those, unless they are to be skipped, and where nothing is left.
     """
-    decoding = Decoding() if decoding is None else decoding
     faults = Faults(drawn.on_bad, drawn.name)
     found = dict(drawn.samples)
     if scores_itself(vlm.model):  # its processor cuts captions that are too long
@@ -37,7 +35,7 @@ def fitted(drawn: Drawn, vlm: Vlm, decoding: Decoding | None = None) -> Drawn:
         if task == "retrieval":
             found[task] = _scorable(samples, batcher, faults)
         else:
-            _, room = decoding.caption_tokens if task == "caption" else decoding.answer_tokens
+            _, room = drawn.settings[task].tokens
             found[task] = readable(samples, batcher, faults, room=room)
     faults.settle()
     if empty := [task for task, samples in found.items() if not samples]:

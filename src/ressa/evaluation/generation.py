@@ -32,7 +32,8 @@ def generate(
     """The model's text for each sample, in order; greedy, or the best of `beams` beams. No sampling.
 
     Samples of the same image should stand together: the vision tower then sees it once a batch. answers: what an
-    earlier run was told already, and where to keep the rest. The penalties are `Decoding`'s.
+    earlier run was told already, and where to keep the rest. The penalties are those of `protocols.Settings`. Several
+    processes share out the batches, and each gets all texts.
 
     Raises RunError where the model's logits are no numbers.
     """
@@ -50,32 +51,37 @@ def generate(
         options["length_penalty"] = length_penalty
     if repetition_penalty is not None:
         options["repetition_penalty"] = 1.0  # transformers' own would count the prompt's tokens
-    with bar(description, len(samples)) as progress, torch.inference_mode(), shared_vision(model) as sharing:
-        for group in batcher.alike(samples):
-            for start in range(0, len(group), batch_size):
-                places = group[start : start + batch_size]
-                part = [samples[place] for place in places]
-                if all(place in answers.done for place in places):
-                    progress.advance(len(part))
-                    continue
-                watch = _Watch()
-                inputs = on_model(batcher.generation(part), model)
-                processors = LogitsProcessorList([watch])
-                if repetition_penalty is not None:
-                    prompt = 0 if batcher.encoder_decoder else inputs["input_ids"].shape[1]
-                    processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt))
-                sharing.show([image_key(sample) for sample in part])
-                generated = model.generate(
-                    **inputs,
-                    max_new_tokens=max_new_tokens,
-                    num_beams=beams,
-                    logits_processor=processors,
-                    **options,
-                )
-                watch.report(model)
-                texts = batcher.decode(generated, inputs)
-                answers.keep(dict(zip(places, texts, strict=True)))
-                progress.advance(len(part))
+    batches = [
+        group[start : start + batch_size]
+        for group in batcher.alike(samples)
+        for start in range(0, len(group), batch_size)
+    ]
+    left = answers.share(batches)
+    with (
+        bar(description, sum(map(len, left))) as progress,
+        torch.inference_mode(),
+        shared_vision(model) as sharing,
+    ):
+        for places in left:
+            part = [samples[place] for place in places]
+            watch = _Watch()
+            inputs = on_model(batcher.generation(part), model)
+            processors = LogitsProcessorList([watch])
+            if repetition_penalty is not None:
+                prompt = 0 if batcher.encoder_decoder else inputs["input_ids"].shape[1]
+                processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt))
+            sharing.show([image_key(sample) for sample in part])
+            generated = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                num_beams=beams,
+                logits_processor=processors,
+                **options,
+            )
+            watch.report(model)
+            answers.keep(dict(zip(places, batcher.decode(generated, inputs), strict=True)))
+            progress.advance(len(part))
+    answers.gather()
     return [answers.done[place] for place in range(len(samples))]
 
 

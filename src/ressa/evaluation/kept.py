@@ -1,23 +1,28 @@
 """What a model has said so far, kept in a file, so that an evaluation that is cut short goes on where it was."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ressa.processes import merged, place
 
 
 class Kept:
     """The answers of each task by the sample's place; one line of the file a batch, so that a batch is whole or absent.
 
     path: the file; None keeps nothing beyond this object. Whoever names it sees to it that only one evaluation of
-    one model and one set of samples ever writes it.
+    one model and one set of samples ever writes it. Of several processes each writes a file of its own beside it, and
+    reads them all.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+        rank, _ = place()
+        self._path = path.with_stem(f"{path.stem}.{rank}") if path is not None and rank else path
         self._found: dict[str, dict[int, Any]] = {}
-        if path is not None and path.is_file():
-            self._read(path)
+        if path is not None:
+            for each in sorted(path.parent.glob(f"{path.stem}*{path.suffix}")):
+                self._read(each, own=each == self._path)
 
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
@@ -30,8 +35,9 @@ class Kept:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([task, {str(place): value for place, value in values.items()}]) + "\n")
 
-    def _read(self, path: Path) -> None:
-        """Take the whole lines; a last one that was cut short, or whatever follows a damaged one, is cut off."""
+    def _read(self, path: Path, own: bool) -> None:
+        """Take the whole lines. In the own file a last one that was cut short, or whatever follows a damaged one, is
+        cut off."""
         whole = 0
         for line in path.read_bytes().splitlines(keepends=True):
             try:
@@ -43,8 +49,9 @@ class Kept:
                 break
             self._found.setdefault(str(task), {}).update(places)
             whole += len(line)
-        with path.open("rb+") as file:
-            file.truncate(whole)
+        if own:
+            with path.open("rb+") as file:
+                file.truncate(whole)
 
 
 class Answers:
@@ -56,3 +63,13 @@ class Answers:
     def keep(self, values: Mapping[int, Any]) -> None:
         self.done.update(values)
         self._kept.write(self._task, values)
+
+    def share(self, batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The batches of places that this process has yet to ask. They are the same as one process would ask, and
+        so are their answers."""
+        rank, processes = place()
+        return [batch for batch in batches[rank::processes] if not all(each in self.done for each in batch)]
+
+    def gather(self) -> None:
+        """What all processes were told, in each of them."""
+        self.done.update(merged(self.done))

@@ -11,7 +11,8 @@ looked up: the first image's scores must agree with the definition's.
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ressa.data import IGNORED, Batcher, Sample
 from ressa.data.batcher import along, pad
-from ressa.evaluation.generation import keep_row, on_model
+from ressa.data.sample import image_key
+from ressa.evaluation.generation import keep_row, no_numbers, on_model
 from ressa.evaluation.kept import Answers, Kept
+from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
+
+if TYPE_CHECKING:
+    from ressa.evaluation.tasks import Asking
 
 
 def score_pairs(
@@ -45,13 +51,11 @@ def score_pairs(
     first = [_pair(images[0], captions[index]) for index in (order[0], order[-1])]
     targets: dict[str, list[Tensor]] = {}  # prompt → every caption's ids behind it
     scores = torch.empty(len(images), len(captions))
-    with bar("Scoring image-caption pairs", scores.numel()) as progress, torch.inference_mode():
+    left = answers.share([[row] for row in range(len(images))])
+    with bar("Scoring image-caption pairs", len(left) * len(captions)) as progress, torch.inference_mode():
         quick = _tried_out(model, batcher, first)
-        for row, image in enumerate(images):
-            if row in answers.done:
-                scores[row] = torch.tensor(answers.done[row])
-                progress.advance(len(captions))
-                continue
+        for (row,) in left:
+            image = images[row]
             if quick and image.prompt not in targets:
                 targets[image.prompt] = batcher.targets([_pair(image, caption) for caption in captions])
             read = quick.read(image) if quick else {}
@@ -64,7 +68,44 @@ def score_pairs(
                 scores[row, batch] = found.cpu()
                 progress.advance(len(batch))
             keep_row(answers, row, scores, model)
-    return scores
+    answers.gather()
+    return torch.tensor([answers.done[row] for row in range(len(images))])
+
+
+def score_options(
+    asking: "Asking", samples: Sequence[Sample], options: Sequence[Sequence[str]], description: str
+) -> list[list[float]]:
+    """Log-likelihood of every option behind its sample's prompt; options: those of each sample.
+
+    Samples of the same image should stand together, as for `generate`; several processes share out the batches.
+    """
+    answers = asking.answers
+    pairs = [
+        replace(sample, target=option)
+        for sample, each in zip(samples, options, strict=True)
+        for option in each
+    ]
+    batches = [
+        range(start, min(start + asking.batch_size, len(pairs)))
+        for start in range(0, len(pairs), asking.batch_size)
+    ]
+    left = answers.share(batches)
+    with (
+        bar(description, sum(map(len, left))) as progress,
+        torch.inference_mode(),
+        shared_vision(asking.model) as sharing,
+    ):
+        for places in left:
+            part = [pairs[place] for place in places]
+            sharing.show([image_key(pair) for pair in part])
+            found = log_likelihoods(asking.model, asking.batcher, part).cpu()
+            if found.isnan().any():
+                no_numbers(asking.model)
+            answers.keep(dict(zip(places, found.tolist(), strict=True)))
+            progress.advance(len(part))
+    answers.gather()
+    scores = iter(answers.done[place] for place in range(len(pairs)))
+    return [[next(scores) for _ in each] for each in options]
 
 
 def _pair(image: Sample, caption: str) -> Sample:

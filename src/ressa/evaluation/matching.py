@@ -12,7 +12,7 @@ from ressa.data import Sample
 from ressa.data.images import ImageCache
 from ressa.data.remembering import with_memory
 from ressa.data.sample import image_key
-from ressa.evaluation.generation import keep_row, on_model
+from ressa.evaluation.generation import no_numbers, on_model
 from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
 from ressa.progress import bar
@@ -42,39 +42,85 @@ def score_by_itm(
     images: Sequence[Sample],
     captions: Sequence[str],
     *,
+    candidates: int = 128,
     batch_size: int = 64,
     answers: Answers | None = None,
-) -> Tensor:
-    """log-odds that image and caption match, for all pairs: float32 (images, captions) on the CPU.
+) -> tuple[Tensor, Tensor]:
+    """Re-ranking as BLIP and BLIP-2 do: the ITM head looks at the most similar candidates only.
 
-    answers: rows that an earlier run scored, and where to keep the rest.
+    A pair's score is the head's logit of a match plus the pair's similarity; pairs that are no candidates have −∞.
+    Returns two float32 (images, captions) on the CPU: with each image's most similar captions, and with each caption's
+    most similar images. answers: rows that an earlier run scored, and where to keep the rest.
     """
     answers = Kept().of("retrieval") if answers is None else answers
     switch = {itm_switch(model) or "": True}
     processor = with_memory(processor)
-    scores = torch.empty(len(images), len(captions))
+    similar = similarities(model, processor, images, captions, batch_size=batch_size)
+    for_images, for_captions = _nearest(similar, candidates, 1), _nearest(similar, candidates, 0)
+    needed = [row.nonzero()[:, 0] for row in for_images | for_captions]
+    left = answers.share([[row] for row in range(len(images))])
     cache = ImageCache()
     with (
-        bar("Matching image-caption pairs", scores.numel()) as progress,
+        bar("Matching image-caption pairs", sum(len(needed[row]) for (row,) in left)) as progress,
         torch.inference_mode(),
         shared_vision(model) as sharing,
     ):
-        for row, sample in enumerate(images):
-            if row in answers.done:
-                scores[row] = torch.tensor(answers.done[row])
-                progress.advance(len(captions))
-                continue
-            for start in range(0, len(captions), batch_size):
-                texts = list(captions[start : start + batch_size])
-                inputs = _processed(processor, cache.load_single([sample] * len(texts)), texts)
-                sharing.show([image_key(sample)] * len(texts))
-                output = model(**on_model(inputs, model), **switch)
-                logits = getattr(output, "itm_score", None)  # (B, 2): no match, match
-                logits = (output.logits_per_image if logits is None else logits).float()
-                scores[row, start : start + len(texts)] = (logits[:, 1] - logits[:, 0]).cpu()
+        for (row,) in left:
+            found = []
+            for columns in needed[row].split(batch_size):
+                texts = [captions[column] for column in columns]
+                inputs = _processed(processor, cache.load_single([images[row]] * len(texts)), texts)
+                sharing.show([image_key(images[row])] * len(texts))
+                logits = _output(model(**on_model(inputs, model), **switch))  # (B, 2): no match, match
+                found.append(logits[:, 1])
                 progress.advance(len(texts))
-            keep_row(answers, row, scores, model)
-    return scores
+            scores = torch.cat(found) if found else torch.empty(0)
+            if scores.isnan().any():
+                no_numbers(model)
+            answers.keep({row: scores.tolist()})
+    answers.gather()
+    matches = torch.zeros_like(similar)
+    for row, columns in enumerate(needed):
+        matches[row, columns] = torch.tensor(answers.done[row])
+    scores = matches + similar
+    return scores.masked_fill(~for_images, -torch.inf), scores.masked_fill(~for_captions, -torch.inf)
+
+
+def similarities(
+    model: Any, processor: Any, images: Sequence[Sample], captions: Sequence[str], *, batch_size: int = 64
+) -> Tensor:
+    """The contrastive similarity of all pairs, by a model with an ITM head: float32 (images, captions) on the CPU."""
+    switch = {itm_switch(model) or "": False}
+    cache = ImageCache()
+    first = cache.load_single(images[:1])
+    wide = 8 * batch_size  # every batch of captions sends its images through the vision tower anew
+    rows = []
+    with (
+        bar("Comparing images and captions", len(images) * len(captions)) as progress,
+        torch.inference_mode(),
+    ):
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            pixels = dict(processor.image_processor(cache.load_single(part), return_tensors="pt"))
+            row = []
+            for begin in range(0, len(captions), wide):
+                texts = list(captions[begin : begin + wide])
+                inputs = {**_processed(processor, first * len(texts), texts), **pixels}
+                row.append(_output(model(**on_model(inputs, model), **switch)))
+                progress.advance(len(part) * len(texts))
+            rows.append(torch.cat(row, 1))
+    return torch.cat(rows)
+
+
+def _output(output: Any) -> Tensor:
+    scores = getattr(output, "itm_score", None)
+    return (output.logits_per_image if scores is None else scores).float().cpu()
+
+
+def _nearest(similar: Tensor, count: int, along: int) -> Tensor:
+    """bool like `similar`: the `count` highest along a dimension."""
+    places = similar.topk(min(count, similar.shape[along]), along).indices
+    return torch.zeros_like(similar, dtype=torch.bool).scatter_(along, places, True)
 
 
 def score_by_cosine(

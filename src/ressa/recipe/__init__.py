@@ -5,7 +5,7 @@ Importing this package costs no PyTorch, so that `ressa --help` is instant.
 
 from ressa.recipe.demo import DemoRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
-from ressa.recipe.fields import DENSE, EMBEDDED, TASKS
+from ressa.recipe.fields import DENSE, EMBEDDED
 from ressa.recipe.make import RECIPES, Recipe, make_recipe
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.recipe_file import from_yaml, read_recipes, to_yaml, write_recipe
@@ -17,7 +17,6 @@ __all__ = [
     "DENSE",
     "EMBEDDED",
     "RECIPES",
-    "TASKS",
     "DemoRecipe",
     "EvaluateRecipe",
     "PruneRecipe",

@@ -1,13 +1,12 @@
 """How a recipe that scores a model asks it, and how long it may answer."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from ressa.data.prompts import CAPTION, QUESTION
 from ressa.errors import brief
 from ressa.evaluation.decoding import Decoding, Tokens
-from ressa.recipe.fields import Positive, PositiveFloat
+from ressa.recipe.fields import CaptionMetrics, Positive, PositiveFloat
 from ressa.recipe.presets import PresetRecipe
 
 MOST_TOKENS = 100_000
@@ -40,11 +39,16 @@ LengthPenalty = Annotated[float, Field(ge=-100, le=100)]
 class DecodingRecipe(PresetRecipe):
     """A recipe that asks a model questions and has it write captions."""
 
-    beams: Positive = 1
+    protocol: Literal["ressa", "instructblip", "llava"] = "ressa"
+    """Whose prompts, lengths, beams and metrics (docs/evaluate.md): ressa, instructblip or llava; what follows
+    overrides it."""
+    metric: Literal["official", "lavis", "llava", "normalised"] | None = None
+    """Whose form of a metric, where a task has several: official, lavis, llava or normalised."""
+    beams: Positive | None = None
     """Beams of the generation."""
-    answer_tokens: TokensText = "1-10"
+    answer_tokens: TokensText | None = None
     """How long an answer may be, its end included: 10, or at least and at most, 1-10."""
-    caption_tokens: TokensText = "1-50"
+    caption_tokens: TokensText | None = None
     """How long a caption may be, likewise."""
     answer_length_penalty: LengthPenalty | None = None
     """Beams of answers are compared by log-probability / length ** this; below 0 prefers short ones."""
@@ -52,27 +56,41 @@ class DecodingRecipe(PresetRecipe):
     """The same of captions."""
     repetition_penalty: PositiveFloat | None = None
     """Above 1, words that were said become less likely; by default the model's own."""
-    question_prompt: str = QUESTION
+    question_prompt: str | None = None
     """What stands around a question, which goes where the {} is."""
-    caption_prompt: str = CAPTION
+    caption_prompt: str | None = None
     """What asks for a caption."""
+    choose: Literal["text", "letter", "generated"] | None = None
+    """Multiple choice by the likelihood of an option's text or letter, or by the letter in a generated answer."""
+    circular: bool | None = None
+    """Multiple choice counts where it is right with the options in every rotation."""
+    caption_metrics: CaptionMetrics | None = None
+    """What captions are scored by beside CIDEr-D, separated by commas: bleu, meteor, spice."""
+    rerank: Positive | None = None
+    """How many candidates an image-text matching head looks at in retrieval; 128 by default."""
 
     @field_validator("question_prompt")
     @classmethod
-    def _check_question(cls, value: str) -> str:
-        if value.count("{}") != 1:
+    def _check_question(cls, value: str | None) -> str | None:
+        if value is not None and value.count("{}") != 1:
             raise ValueError(
                 f"the prompt {brief(value)} says not where the question goes: write {{}} there, once"
             )
         return value
 
-    def decoding(self) -> Decoding:
-        """What the generation is told."""
-        return Decoding(
-            beams=self.beams,
-            answer_tokens=read_tokens(self.answer_tokens),
-            caption_tokens=read_tokens(self.caption_tokens),
-            answer_length_penalty=self.answer_length_penalty,
-            caption_length_penalty=self.caption_length_penalty,
-            repetition_penalty=self.repetition_penalty,
-        )
+    def asking(self) -> dict[str, Any]:
+        """How a model is asked, as `evaluation.draw` takes it."""
+        own = ("protocol", "metric", "choose", "circular", "caption_metrics", "rerank")
+        return {
+            **{name: getattr(self, name) for name in own},
+            "question": self.question_prompt,
+            "caption": self.caption_prompt,
+            "decoding": Decoding(
+                beams=self.beams,
+                answer_tokens=None if self.answer_tokens is None else read_tokens(self.answer_tokens),
+                caption_tokens=None if self.caption_tokens is None else read_tokens(self.caption_tokens),
+                answer_length_penalty=self.answer_length_penalty,
+                caption_length_penalty=self.caption_length_penalty,
+                repetition_penalty=self.repetition_penalty,
+            ),
+        }

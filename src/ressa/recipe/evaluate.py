@@ -1,11 +1,11 @@
 """What `ressa evaluate` is told."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
-    TASKS,
     BatchSize,
     Dtype,
     Folder,
@@ -17,6 +17,7 @@ from ressa.recipe.fields import (
     Tasks,
     TestSplit,
 )
+from ressa.task_names import TASKS
 
 
 class EvaluateRecipe(DecodingRecipe):
@@ -26,6 +27,8 @@ class EvaluateRecipe(DecodingRecipe):
     model: Model
     output: OutputFile | None = None
     """The JSON file to write the scores to."""
+    predictions: OutputFile | None = None
+    """The file to write every answer to; by default beside the scores' file, as NAME.predictions.jsonl."""
     tasks: Tasks = TASKS
     data: Folder = EMBEDDED
     """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
@@ -39,5 +42,11 @@ class EvaluateRecipe(DecodingRecipe):
     """A result folder whose model card gets the scores: the model's own, or one that was made from it."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the scores; a card only shows them."""
-        return {key: value for key, value in super().identity().items() if key != "card"}
+        """What decides the scores; a card only shows them, and predictions are written beside."""
+        return {key: value for key, value in super().identity().items() if key not in ("card", "predictions")}
+
+    def place_of_predictions(self) -> Path | None:
+        """The file that every answer goes to; None where nothing is written."""
+        if self.predictions is not None or self.output is None:
+            return self.predictions
+        return self.output.with_name(f"{self.output.name.removesuffix('.json')}.predictions.jsonl")

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,23 +11,27 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from ressa.errors import brief
 from ressa.methods.options import check_options, options_of
 from ressa.sparsity.pattern import Unstructured, parse_pattern
+from ressa.task_names import CAPTION_METRICS, EVERY_TASK
 
-TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
 DENSE = "dense"
 EMBEDDED = "embedded"
 
 
-def _task_names(value: Any) -> Any:
-    """Accepts "vqa,gqa" or a list; repeats are dropped."""
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
+def _names(known: tuple[str, ...], what: str) -> Callable[[Any], Any]:
+    """A validator that accepts "vqa,gqa" or a list of known names; repeats are dropped."""
+
+    def checked(value: Any) -> Any:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        names = tuple(dict.fromkeys(str(name).strip() for name in names))
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            wrong = f"there is no {what} {brief(unknown[0])}" if unknown else f"no {what} is named"
+            raise ValueError(f"{wrong}: choose from {', '.join(known)}")
         return names
-    names = tuple(dict.fromkeys(str(name).strip() for name in names))
-    unknown = [name for name in names if name not in TASKS]
-    if unknown or not names:
-        what = f"there is no task {brief(unknown[0])}" if unknown else "no task is named"
-        raise ValueError(f"{what}: choose from {', '.join(TASKS)}")
-    return names
+
+    return checked
 
 
 def _model_names(value: Any) -> Any:
@@ -194,8 +199,11 @@ Samples = Annotated[Positive, Field(description="How many they are.")]
 
 # What to score.
 Tasks = Annotated[
-    tuple[str, ...], BeforeValidator(_task_names), Field(description="Which, separated by commas.")
+    tuple[str, ...],
+    BeforeValidator(_names(EVERY_TASK, "task")),
+    Field(description=f"Which, separated by commas: {', '.join(EVERY_TASK)}."),
 ]
+CaptionMetrics = Annotated[tuple[str, ...], BeforeValidator(_names(CAPTION_METRICS, "caption metric"))]
 TestSplit = Annotated[
     str,
     AfterValidator(_split),
@@ -203,5 +211,8 @@ TestSplit = Annotated[
         description="The split to score on; auto: each task's test, testdev or val, the first that there is."
     ),
 ]
-Pool = Annotated[Positive, Field(description="How many images retrieval chooses among.")]
+Pool = Annotated[
+    Natural,
+    Field(description="How many images retrieval chooses among; 0: all of the split."),
+]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_numbers)]

@@ -15,6 +15,8 @@ Preset = Literal["paper", "paper-vicuna"]
 
 _CALIBRATION = {"mixture": "captions", "samples": 128}
 _SCORING = {
+    "metric": "lavis",
+    "rerank": 128,
     "beams": 5,
     "answer_tokens": "1-10",
     "answer_length_penalty": -1.0,

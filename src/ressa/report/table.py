@@ -6,16 +6,11 @@ from typing import Any
 
 import rich.table
 
+from ressa.task_names import TITLES
+
 # "tasks": {task: {"score": …, "metric": …}}, "average", "sparsity": {tower: …}, "seconds"
 Result = Mapping[str, Any]
 
-TASK_TITLES = {
-    "vqa": "VQA",
-    "okvqa": "OK-VQA",
-    "gqa": "GQA",
-    "caption": "captions",
-    "retrieval": "retrieval",
-}
 NOTHING = "–"
 
 
@@ -49,7 +44,7 @@ class Table:
 
 def task_title(name: str, score: Mapping[str, Any]) -> str:
     """What a task's row or axis label says: its name, and the metric where the task has more than one."""
-    title = TASK_TITLES.get(name, name)
+    title = TITLES.get(name, name)
     metric = score.get("metric")
     return f"{title} ({metric})" if metric else title
 

@@ -9,8 +9,8 @@ import numpy as np
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import Vlm
 from ressa.data import Batcher, Question
-from ressa.evaluation.decoding import Decoding
 from ressa.evaluation.generation import generate
+from ressa.evaluation.protocols import settings_of
 from ressa.progress import track
 from ressa.seeing.agreement import mean, pearson, pointing, spearman
 from ressa.seeing.occlusion import occlusion_map
@@ -65,7 +65,7 @@ def look(
     model: Any = vlm.model
     batcher = Batcher(vlm.processor, model.config, getattr(model, "generation_config", None))
     answers = generate(
-        model, batcher, questions, **Decoding().answers(), batch_size=batch_size, description="Asking"
+        model, batcher, questions, **settings_of("vqa").generation(), batch_size=batch_size, description="Asking"
     )
     if words is None:
         words = [said.strip() or asked.answers[0] for said, asked in zip(answers, questions, strict=True)]

@@ -1,83 +1,65 @@
-"""CIDEr-D (Vedantam et al. 2015) with COCO's scorer, and the tokenizers it can stand on."""
+"""CIDEr-D (Vedantam et al. 2015), as COCO's scorer computes it."""
 
-import re
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import pycocoevalcap.tokenizer
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+N = 4  # the longest n-grams
+SIGMA = 6.0  # of the length penalty
 
-from ressa.errors import RunError, UsageError
-
-OFFICIAL = "CIDEr-D"
-WITHOUT_JAVA = "CIDEr-D (regex tokenizer)"
-
-Tokenizer = Callable[[Sequence[str]], list[str]]
+Ngram = tuple[str, ...]
 
 
-class CaptionScore(NamedTuple):
-    """`score`: mean CIDEr-D over images, ×100 as papers print it (identical captions can reach 1000)."""
+class _Vector(NamedTuple):
+    """A caption's tf-idf weights of its n-grams, n by n; their lengths; how many 2-grams it has."""
 
-    score: float
-    metric: str
-
-
-def have_java() -> bool:
-    return shutil.which("java") is not None
+    weights: list[dict[Ngram, float]]
+    norms: list[float]
+    length: int
 
 
-def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
-    """CIDEr-D of one caption an image against its reference captions.
+def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr-D of each image's caption against its reference captions; identical ones can reach 10.
 
-    With Java the captions are split by the Stanford PTB tokenizer, as COCO's evaluation does; without it by
-    `regex_tokenize`, and the metric is then named differently, for the figures are not quite the same. Word
-    weights come from the references given, so at least two images are needed (UsageError).
+    Captions are tokens joined by spaces (`tokens.py`). An n-gram weighs log(images / images whose references hold
+    it), so one image alone scores nothing. The length is counted in 2-grams, as COCO's scorer does.
     """
-    if len(predictions) < 2:
-        raise UsageError("CIDEr-D weighs words by how few images they fit: score at least two images.")
-    tokenize, metric = (ptb_tokenize, OFFICIAL) if have_java() else (regex_tokenize, WITHOUT_JAVA)
-    lengths = [len(captions) for captions in references]
-    tokens = tokenize([*predictions, *(caption for captions in references for caption in captions)])
-    said, rest = tokens[: len(predictions)], iter(tokens[len(predictions) :])
-    result = {image: [caption] for image, caption in enumerate(said)}
-    truth = {image: [next(rest) for _ in range(length)] for image, length in enumerate(lengths)}
-    mean, _ = Cider().compute_score(truth, result)
-    return CaptionScore(100 * float(mean), metric)
+    counted = [[_ngrams(caption) for caption in captions] for captions in references]
+    found = Counter(
+        ngram for captions in counted for ngram in {each for counts in captions for each in counts}
+    )
+    images = math.log(len(references))
+
+    def vector(counts: Counter[Ngram]) -> _Vector:
+        weights: list[dict[Ngram, float]] = [{} for _ in range(N)]
+        for ngram, count in counts.items():
+            weights[len(ngram) - 1][ngram] = count * (images - math.log(max(1, found[ngram])))
+        norms = [math.sqrt(sum(weight**2 for weight in each.values())) for each in weights]
+        return _Vector(weights, norms, sum(counts[ngram] for ngram in weights[1]))
+
+    scores = []
+    for said, captions in zip(predictions, counted, strict=True):
+        caption = vector(_ngrams(said))
+        total = sum(_similarity(caption, vector(counts)) for counts in captions)
+        scores.append(10 * total / len(captions))
+    return scores
 
 
-def ptb_tokenize(captions: Sequence[str]) -> list[str]:
-    """Stanford's PTB tokens in lower case without punctuation, joined by spaces (COCO's protocol).
-
-    The jar comes with pycocoevalcap, whose own wrapper is not used: it writes into the installed package.
-    """
-    jar = Path(pycocoevalcap.tokenizer.__path__[0]) / STANFORD_CORENLP_3_4_1_JAR
-    # One caption a line: nothing inside a caption may look like the end of a line to Java.
-    lines = "\n".join(" ".join(caption.split()) for caption in captions) + "\n"
-    command = [
-        "java",
-        "-cp",
-        str(jar),
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-    ]
-    command += ["-encoding", "UTF-8"]
-    run = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
-    tokenized = run.stdout.decode(errors="replace").split("\n")[: len(captions)]
-    if run.returncode != 0 or len(tokenized) != len(captions):
-        reason = " ".join(run.stderr.decode(errors="replace").split())[-300:]
-        raise RunError(f"Java could not run the PTB tokenizer ({reason}): repair Java or remove it.")
-    return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in tokenized]
+def _ngrams(caption: str) -> Counter[Ngram]:
+    words = caption.split()
+    return Counter(tuple(words[at : at + n]) for n in range(1, N + 1) for at in range(len(words) - n + 1))
 
 
-def regex_tokenize(captions: Sequence[str]) -> list[str]:
-    """Words and numbers in lower case without punctuation, joined by spaces; "isn't" becomes "is n't"."""
-    return [" ".join(_WORD.findall(_CLITIC.sub(r" \1", caption.lower()))) for caption in captions]
-
-
-_CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))\b")
-_WORD = re.compile(r"n't|'\w+|\w+(?:[-.,/]\w+)*")
+def _similarity(caption: _Vector, reference: _Vector) -> float:
+    """The mean over n of the clipped cosines, times the Gaussian of the difference in length."""
+    total = 0.0
+    for weights, others, norm, other in zip(
+        caption.weights, reference.weights, caption.norms, reference.norms, strict=True
+    ):
+        shared = sum(
+            min(weight, others[ngram]) * others[ngram] for ngram, weight in weights.items() if ngram in others
+        )
+        total += shared / (norm * other) if norm and other else 0.0
+    penalty = math.exp(-((caption.length - reference.length) ** 2) / (2 * SIGMA**2))
+    return total / N * penalty

@@ -1,0 +1,29 @@
+"""What an evaluation can be asked, by name. Importing this costs nothing."""
+
+TITLES = {
+    "vqa": "VQA",
+    "okvqa": "OK-VQA",
+    "gqa": "GQA",
+    "caption": "captions",
+    "retrieval": "retrieval",
+    "aokvqa": "A-OKVQA",
+    "aokvqa-choice": "A-OKVQA, choices",
+    "textvqa": "TextVQA",
+    "vizwiz": "VizWiz",
+    "scienceqa": "ScienceQA",
+    "pope": "POPE",
+    "mmbench": "MMBench",
+    "nocaps": "NoCaps",
+    "flickr30k": "Flickr30k",
+}
+"""Task → what a table calls it."""
+
+EVERY_TASK = tuple(TITLES)
+
+TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
+"""What is scored where no task is named: the tasks of the embedded scenes."""
+
+PROTOCOLS = ("ressa", "instructblip", "llava")
+METRICS = ("official", "lavis", "llava", "normalised")
+CHOOSING = ("text", "letter", "generated")
+CAPTION_METRICS = ("cider", "bleu", "meteor", "spice")
