@@ -156,7 +156,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(world, tmp_path, ressa):
     assert f"it left {left} answers" in " ".join(said.err.split())
     first, second = json.loads(whole.out), json.loads(output.read_text())
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
-    assert sorted(os.listdir(tmp_path)) == ["scores.json"]
+    assert sorted(os.listdir(tmp_path)) == ["scores.json", "scores.predictions.jsonl"]
 
 
 def test_an_evaluation_to_the_terminal_goes_on_too_and_one_of_another_model_does_not(

@@ -1,4 +1,4 @@
-"""`ressa prune` and `ressa repair` under torchrun: one folder, written once, the same as from one process."""
+"""`ressa prune`, `repair` and `evaluate` under torchrun: written once, and the same as from one process."""
 
 import json
 import os
@@ -64,9 +64,29 @@ def test_two_processes_write_one_folder(ressa, world, tmp_path):
     assert all(torch.equal(again[name], mask) for name, mask in masks.items())
 
 
+def test_two_processes_evaluate_as_one_does(ressa, world, tmp_path):
+    """The same batches, shared out: the same answers, bit for bit, and one that writes."""
+    one, two = (tmp_path / name / "scores.json" for name in ("one", "two"))
+    options = ["evaluate", world.instructblip, "--data", world.data, "--split", "test", "--batch-size", 2]
+    options += ["--device", "cpu", "--beams", 2]
+    assert ressa(*options, "--json", one).status == 0
+    done = in_two([*options, "--json", two])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Every answer is in") == 1
+    assert sorted(os.listdir(two.parent)) == ["scores.json", "scores.predictions.jsonl"]
+    ours, theirs = (json.loads(path.read_text()) for path in (one, two))
+    for key in ("tasks", "average", "asked", "data", "recipe"):
+        assert theirs[key] == ours[key], key
+    lines, again = (
+        path.with_name("scores.predictions.jsonl").read_text().splitlines() for path in (one, two)
+    )
+    assert again[1:] == lines[1:]
+    assert len(lines) > 20
+
+
 def test_other_commands_refuse_several_processes(ressa, world, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    said = ressa("evaluate", world.llava, "--data", world.data)
+    said = ressa("sweep", world.llava, "--data", world.data, "-o", tmp_path / "sweep")
     assert said.status == 2
     assert "in one" in said.sentence
 

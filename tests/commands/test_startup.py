@@ -105,7 +105,8 @@ def test_pruning_and_repairing_do_not_import_evaluation(world, pruned, tmp_path)
                                "--samples", 4)  # fmt: skip
     assert status == 0
     assert (
-        not {"pycocoevalcap", "peft", "matplotlib", "ressa.evaluation", "ressa.repairing.training"} & modules
+        not {"pycocoevalcap", "peft", "matplotlib", "ressa.evaluation.tasks", "ressa.repairing.training"}
+        & modules
     )
     status, modules = imported("repair", pruned, "-o", tmp_path / "repaired", "--data", world.data, "--samples", 4,
                                "--batch-size", 4, "--no-warm-start")  # fmt: skip

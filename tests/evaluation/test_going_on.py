@@ -9,7 +9,7 @@ import torch
 
 from ressa.data import Batcher
 from ressa.errors import RunError, UsageError
-from ressa.evaluation import Decoding, Kept, draw, evaluate, fitted, generation, score
+from ressa.evaluation import Decoding, Kept, draw, evaluate, fitted, generation, kept, score
 from ressa.warned import RessaWarning, recorded
 from tests.data.tiny_folders import image_name, tiny_dataset
 from tests.data.vlms import VLMS
@@ -97,6 +97,23 @@ def test_a_line_that_was_cut_short_is_cut_off(tmp_path, damage):
     assert path.read_bytes() == whole
     kept.of("vqa").keep({2: "ü"})
     assert Kept(path).of("vqa").done == {0: "yes", 1: "no", 2: "ü"}
+
+
+def test_each_process_keeps_its_own_answers_and_reads_them_all(tmp_path, monkeypatch):
+    path = tmp_path / "answers.jsonl"
+    for rank in range(3):
+        monkeypatch.setattr(kept, "place", lambda rank=rank: (rank, 3))
+        answers = Kept(path).of("vqa")
+        assert answers.share([[0, 1], [2, 3], [4], [5]]) == [[[0, 1], [5]], [[2, 3]], [[4]]][rank]
+        answers.keep({rank: f"of {rank}"})
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "answers.1.jsonl", "answers.2.jsonl", "answers.jsonl",
+    ]  # fmt: skip
+    with (tmp_path / "answers.1.jsonl").open("a") as file:
+        file.write('["vqa", {"7')
+    monkeypatch.setattr(kept, "place", lambda: (0, 2))  # two go on where three were
+    assert Kept(path).of("vqa").done == {0: "of 0", 1: "of 1", 2: "of 2"}
+    assert (tmp_path / "answers.1.jsonl").read_text().endswith('{"7')  # another's is left as it is
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
