@@ -181,7 +181,8 @@ limit: 2
     masks, kept = read_masks(pruned), read_masks(repaired)
     assert masks.keys() == kept.keys()
     assert all(torch.equal(masks[name], kept[name]) for name in masks)
-    assert sorted(os.listdir(tmp_path)) == ["all.yaml", "out.json", "pruned", "repaired", "scores.json"]
+    made = ["all.yaml", "out.json", "pruned", "repaired", "scores.json", "scores.predictions.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == made
 
     again = ressa("repair", pruned, "-o", repaired, "--data", world.data, "--samples", 8, "--batch-size", 4,
                   "--option", "warmup_steps=1")  # fmt: skip

@@ -65,7 +65,12 @@ def look(
     model: Any = vlm.model
     batcher = Batcher(vlm.processor, model.config, getattr(model, "generation_config", None))
     answers = generate(
-        model, batcher, questions, **settings_of("vqa").generation(), batch_size=batch_size, description="Asking"
+        model,
+        batcher,
+        questions,
+        **settings_of("vqa").generation(),
+        batch_size=batch_size,
+        description="Asking",
     )
     if words is None:
         words = [said.strip() or asked.answers[0] for said, asked in zip(answers, questions, strict=True)]
