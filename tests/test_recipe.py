@@ -9,6 +9,7 @@ from ressa.recipe import (
     EvaluateRecipe,
     PruneRecipe,
     RepairRecipe,
+    ReportRecipe,
     SweepRecipe,
     from_yaml,
     make_recipe,
@@ -28,6 +29,7 @@ EXAMPLES = [
     EvaluateRecipe(model="m", tasks=["vqa", "retrieval"], limit=10),
     SweepRecipe(model="m", output="o", figure="modality", seeds=[0, 2]),
     DemoRecipe(model="embedded-llava"),
+    ReportRecipe(models=["a", "b"], output="r.html", looks=5),
 ]
 
 
