@@ -1,23 +1,31 @@
-"""Tiny random models of every family in transformers' image-text mapping, each made from its default config by rule.
+"""Tiny random models of every family that transformers reads pictures and words with, each made from its default
+config by rule.
 
     model = build("qwen3_vl_moe")
     alone = samples("qwen3_vl_moe", model)   # two samples, each a batch of its own
     model(**together(alone))                 # both in one batch, padded
-
-The mapping is that of the transformers that is installed: a new version brings its families along.
 """
 
 import torch
 import transformers as hf
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPING
 
+from zoo.catalog import BESIDE, DUAL, FAMILIES, IMAGE_TEXT, NO_PICTURES, Family
 from zoo.configs import tiny_config
 from zoo.inputs import Batch, sample, samples, together
 
-__all__ = ["FAMILIES", "MAPPING", "NO_PICTURES", "Batch", "build", "sample", "samples", "together"]
-
-NO_PICTURES = {"evolla": "it reads proteins", "mistral4": "its class is that of a language model"}
-FAMILIES = tuple(family for family in MAPPING if family not in NO_PICTURES)
+__all__ = [
+    "BESIDE",
+    "DUAL",
+    "FAMILIES",
+    "IMAGE_TEXT",
+    "NO_PICTURES",
+    "Batch",
+    "Family",
+    "build",
+    "sample",
+    "samples",
+    "together",
+]
 
 
 def build(family: str, seed: int = 0) -> hf.PreTrainedModel:
@@ -25,8 +33,7 @@ def build(family: str, seed: int = 0) -> hf.PreTrainedModel:
 
     Raises ImportError where a family's vision tower needs a library that is not installed (timm).
     """
-    found = MAPPING[family]
-    kind = getattr(hf, found if isinstance(found, str) else found[0])
+    kind = getattr(hf, FAMILIES[family].model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(tiny_config(family))

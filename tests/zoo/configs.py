@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from zoo.catalog import FAMILIES
 from zoo.exceptions import EXCEPTIONS, PARTS
 
 VOCABULARY = 128
@@ -19,6 +20,7 @@ WIDTH, INNER, HEADS, HEAD = 32, 64, 2, 16
 SIZES: dict[str, int] = {
     r"((out|text|vision|encoder|image_text)_)?hidden_size": WIDTH,
     r"d_model|embed_dim|dim|width|output_dim|projection_dim|word_embed_proj_dim|vision_output_dim": WIDTH,
+    r"projection_size|pooler_output_size": WIDTH,
     r"projector_(in|out)put_dim": WIDTH,
     r"(\w+_)?intermediate_size(_mlp)?|(\w+_)?ffn_dim|d_ff|mlp_dim|projector_hidden_size": INNER,
     r"num_(hidden_|encoder_|decoder_)?layers|n_layers|depth|layers|(en|de)coder_layers": 2,
@@ -43,13 +45,17 @@ BY_LAYER = "num_hidden_layers"
 
 
 def tiny_config(family: str) -> PreTrainedConfig:
-    """The config of a family of transformers' image-text mapping."""
-    kind = CONFIG_MAPPING[family]
+    """A family's config, by its name in `zoo.FAMILIES`."""
+    name = FAMILIES[family].config
+    kind = CONFIG_MAPPING[name]
     made = Shrinking().whole(kind().to_dict())
-    for place, part in PARTS.get(family, {}).items():
-        made[place] = Shrinking().whole(CONFIG_MAPPING[part]().to_dict()) | {"model_type": part}
-    if family in EXCEPTIONS:
-        put(made, EXCEPTIONS[family].values)
+    for place, part in PARTS.get(family, PARTS.get(name, {})).items():
+        shrunk = Shrinking().whole(CONFIG_MAPPING[part]().to_dict())
+        put(shrunk, EXCEPTIONS[part].values if part in EXCEPTIONS else {})
+        made[place] = shrunk | {"model_type": part}
+    for each in dict.fromkeys((name, family)):
+        if each in EXCEPTIONS:
+            put(made, EXCEPTIONS[each].values)
     return kind(**made)
 
 

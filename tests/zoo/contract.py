@@ -6,6 +6,7 @@ Checks raise AssertionError, or whatever went wrong. `CHECKS` names them, in the
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,15 @@ from ressa.warned import RessaWarning
 from zoo import Batch, build, samples, together
 
 DEPTH = r"num_(hidden_)?layers|depth|n_layers|layers|(en|de)coder_layers"
+ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask")
+WORDS = 3  # that are generated
 # Where a family's own numbers for a sample change with what stands beside it, equal masks cannot be asked for.
 MIXING = {
     "udop": "padding has a place in the picture, too, and the patch there is left out",
+    "xclip": "every text is prompted by every picture of its batch",
+    "blip_vqa": "its decoder attends to padding of the question",
+    "aimv2": "its text tower is causal where there is padding and looks both ways where there is none",
+    "colpali": "likewise",
 }
 # Where transformers does not read back what it saved of the dense model either.
 NOT_READ_BACK = {
@@ -90,14 +97,20 @@ class Subject:
 
 
 def blocks_are_as_many_as_the_config_says(subject: Subject) -> None:
-    """Of the language and the vision tower, where they have a part of the config of their own."""
+    """Of the language and the vision tower, where they have a part of the config of their own; of a tower in stages,
+    those of one kind."""
     config = subject.model.config
-    parts = {"language": config.get_text_config(), "vision": getattr(config, "vision_config", None)}
+    seeing = (getattr(config, name, None) for name in ("vision_config", "encoder", "backbone_config"))
+    parts = {"language": config.get_text_config(), "vision": next((p for p in seeing if p is not None), None)}
     for tower, part in parts.items():
-        told = {value for key, value in _entries(part) if re.fullmatch(DEPTH, key) and isinstance(value, int)}
+        entries = [] if part is None else list(part.to_dict().items())
+        told = {value for key, value in entries if re.fullmatch(DEPTH, key) and isinstance(value, int)}
+        told |= {sum(value) for key, value in entries if key == "depths"}
         counts = [len(chain.blocks) for chain in subject.anatomy.chains(tower)]
+        kinds = Counter(type(subject.model.get_submodule(b.name)) for b in subject.anatomy.blocks(tower))
         if tower in subject.anatomy.towers and told:
-            assert told & {*counts, sum(counts)}, f"{tower}: {counts} blocks, config says {sorted(told)}"
+            found = {*counts, sum(counts), *kinds.values()}
+            assert told & found, f"{tower}: {counts} blocks, config says {sorted(told)}"
     assert "language" in subject.anatomy.towers
 
 
@@ -128,8 +141,32 @@ def padding_changes_nothing(subject: Subject) -> None:
 
 
 def what_it_says_is_finite(subject: Subject) -> None:
+    """Wherever what the dense model says is: Grounding-DINO's logits are −∞ for words that are not there."""
     model, _ = subject.pruned
-    assert answer(model, subject.batch).isfinite().all()
+    dense, pruned = (answer(each, subject.batch).isfinite() for each in (subject.model, model))
+    assert dense.any()
+    assert torch.equal(dense, pruned)
+
+
+@torch.no_grad()
+def what_it_writes_is_finite(subject: Subject) -> None:
+    """Three words of greedy decoding, with a cache, where the family generates."""
+    model, _ = subject.pruned
+    if not model.can_generate():
+        return
+    for sample in subject.alone:
+        given = {name: value for name, value in sample.items() if name not in ANSWERS}
+        written = model.generate(
+            **given,
+            do_sample=False,
+            max_new_tokens=WORDS,
+            min_new_tokens=WORDS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        assert len(written.logits) == WORDS
+        assert all(step.isfinite().all() for step in written.logits)
+        assert written.sequences[:, -WORDS:].max() < written.logits[0].shape[-1]
 
 
 def a_step_of_repair_moves_no_zero(subject: Subject) -> None:
@@ -174,6 +211,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "50 %": half_the_weights_of_every_row_are_zero,
     "padding": padding_changes_nothing,
     "forward": what_it_says_is_finite,
+    "generate": what_it_writes_is_finite,
     "repair": a_step_of_repair_moves_no_zero,
     "reload": plain_transformers_reads_it_again,
 }
@@ -190,13 +228,11 @@ def answer(model: Any, batch: Batch) -> Tensor:
     return next(each for each in output.values() if isinstance(each, Tensor) and each.dim())
 
 
-def _entries(part: Any) -> list[tuple[str, Any]]:
-    return [] if part is None else list(part.to_dict().items())
-
-
 def _nothing_is_left_out(subject: Subject, result: PruneResult) -> None:
-    """Every tower is pruned, in all layers that the pattern fits and calibration reaches."""
+    """Every tower that calibration reaches is pruned, in all its layers that the pattern fits."""
     reached = subject.statistics([subject.batch]).keys()
     left = [name for name in subject.layers() if name in reached and name not in result.masks]
     assert not left
-    assert {layer.tower for layer in result.layers} == set(subject.anatomy.towers)
+    towers = {layer.tower for layer in result.layers}
+    assert towers == {subject.anatomy.tower_of(name) for name in reached}
+    assert towers >= set(subject.anatomy.towers) - {"connector"}

@@ -27,6 +27,12 @@ EXCEPTIONS: dict[str, Exceptional] = {}
 PARTS = {
     "gemma4": {"vision_config": "gemma4_vision"},
     "gemma4_unified": {"vision_config": "gemma4_unified_vision"},
+    "embedding_gemma2": {"vision_config": "gemma4_vision"},
+    "colpali": {"vlm_config": "paligemma"},
+    "colqwen2": {"vlm_config": "qwen2_vl"},
+    "vit_gpt2": {"encoder": "vit", "decoder": "gpt2"},
+    "trocr": {"encoder": "deit", "decoder": "trocr"},
+    "donut": {"encoder": "donut-swin", "decoder": "mbart"},
 }
 
 
@@ -421,3 +427,127 @@ _row(
 )
 _row("udop", "its default has no first token of answers", {"decoder_start_token_id": 0})
 _row("vision-encoder-decoder", "its default has no tokens", {"pad_token_id": 0, "decoder_start_token_id": 1})
+
+# Vision towers of timm, which name their own architecture.
+_row(
+    "fast_vlm",
+    "stages of convolutions, then of attention",
+    {
+        "hidden_size": 128,
+        "num_classes": 0,
+        "global_pool": "",
+        "do_pooling": False,
+        "model_args": {"inference_mode": True, "layers": [1, 1, 1, 2, 2], "embed_dims": [16, 32, 32, 64, 64]},
+    },
+    "vision_config",
+)
+_row(
+    "perception_lm",
+    "its default is a tower without patches",
+    {
+        "architecture": "vit_pe_core_large_patch14_336",
+        "do_pooling": False,
+        "num_classes": 0,
+        "global_pool": "",
+        "model_args": {
+            "embed_dim": 32,
+            "img_size": [32, 32],
+            "patch_size": [8, 8],
+            "depth": 2,
+            "num_heads": 2,
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+            "ref_feat_shape": [4, 4],
+        },
+    },
+    "vision_config",
+)
+_row(
+    "gemma3n",
+    "tables of words for pictures and sound behind that of the text, and no neuron left out",
+    {
+        "text_config.vocab_size": 160,
+        "text_config.intermediate_size": 64,
+        "text_config.num_hidden_layers": 4,
+        "text_config.layer_types": ["sliding_attention", "full_attention"] * 2,
+        "text_config.num_kv_shared_layers": 2,
+        "text_config.activation_sparsity_pattern": [0.0] * 4,
+        "text_config.laurel_rank": 16,
+        "text_config.sliding_window": 8,
+        "vision_config.vocab_offset": 128,
+        "vision_config.vocab_size": 16,
+        "vision_config.hidden_size": 2048,
+        "audio_config.vocab_offset": 144,
+        "audio_config.vocab_size": 16,
+        "audio_config.conf_num_attention_heads": 2,
+        "audio_config.conf_num_hidden_layers": 1,
+        "audio_config.hidden_size": 32,
+        "audio_config.sscp_conv_channel_size": [8, 8],
+        "vision_soft_tokens_per_image": 256,
+        "image_token_id": 143,
+    },
+)
+
+# Dual encoders.
+_row(
+    "align",
+    "an EfficientNet of two stages",
+    {
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "in_channels": [32, 16],
+        "out_channels": [16, 32],
+        "kernel_sizes": [3, 3],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2],
+        "hidden_dim": 32,
+    },
+    "vision_config",
+)
+_row(
+    "tipsv2",
+    "outputs of one stage",
+    {"out_features": ["stage2"], "out_indices": [2], "stage_names": ["stem", "stage1", "stage2"]},
+    "vision_config",
+)
+_row("blip-2_retrieval", "its Q-Former reads words, too", {"qformer_config.use_qformer_text_input": True})
+_row("bridgetower_contrastive", "its default has no width for embeddings", {"contrastive_hidden_size": 32, "logit_scale_init_value": 2.6592})
+_row("xclip", "frames see one another in a transformer of its own", {"mit_hidden_size": 32, "mit_num_attention_heads": 2}, "vision_config")
+_row("grounding-dino mm-grounding-dino", "two stages of windows", {
+    "num_queries": 8, "num_feature_levels": 3,
+    "backbone_config.embed_dim": 16, "backbone_config.depths": [2, 2], "backbone_config.num_heads": [2, 2],
+    "backbone_config.window_size": 4, "backbone_config.stage_names": ["stem", "stage1", "stage2"], "backbone_config.hidden_size": 32,
+    "backbone_config.out_features": ["stage1", "stage2"], "backbone_config.out_indices": [1, 2],
+})
+_row("videoprism", "four frames", {"tubelet_size": [1, 8, 8], "num_frames": 4, "num_spatial_layers": 2, "num_temporal_layers": 2}, "vision_config")
+_row(
+    "bridgetower",
+    "a head for each 64 of its width, and more blocks in either tower than bridges",
+    {
+        "hidden_size": 64,
+        "vision_config.hidden_size": 64,
+        "vision_config.num_hidden_layers": 4,
+        "text_config.hidden_size": 64,
+        "text_config.num_hidden_layers": 4,
+    },
+)
+
+# Beside both.
+_row("gemma4_experts", "its default has no experts", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}, "text_config")
+_row("gemma4_shared_keys", "its default has a cache for each layer", {"num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2}, "text_config")
+_row("vit", "pictures of 16 patches", {})
+_row("gpt2", "its own names for sizes", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "add_cross_attention": True})
+_row("trocr", "reads a picture", {"cross_attention_hidden_size": 32})
+_row("mbart", "a decoder alone", {"is_decoder": True, "is_encoder_decoder": False, "add_cross_attention": True, "add_final_layer_norm": True})
+_row("donut-swin", "two stages", {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4})
+_row("vit_gpt2 trocr donut", "its default has no tokens", {"pad_token_id": 0, "decoder_start_token_id": 1})
+_row("neomme neomme_retrieval", "layers that differ only in what the rules make equal", {"per_layer_config": {}})
+_row("embedding_gemma2", "likewise", {"text_config.per_layer_config": {}, "text_config.sliding_window": 8})
+_row("layoutlmv3", "places and sizes fill its width", {"coordinate_size": 4, "shape_size": 8, "input_size": 32})
+_row("shieldgemma2_classifier", "words for yes and no", {"yes_token_index": 50, "no_token_index": 51})
+_row("phi4_multimodal", "small pictures, short contexts, little sound", {
+    "original_max_position_embeddings": 256, "vision_config.crop_size": 32, 
+    "audio_config.ext_pw_out_channel": 32, "audio_config.nemo_conv_channels": 16, "audio_config.input_size": 16, "audio_config.depthwise_separable_out_channel": 32, "audio_config.num_blocks": 2,
+})

@@ -5,14 +5,16 @@ two by two. What a family wants in another form stands in `PICTURES`, by what it
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from zoo.configs import IMAGE, PAD
+from zoo.catalog import DUAL, FAMILIES
+from zoo.configs import END, IMAGE, PAD
 
+T = TypeVar("T")
 Batch = dict[str, Tensor]
 SIDE = 4  # patches along a picture
 PATCHES = SIDE * SIDE
@@ -29,12 +31,24 @@ TOKENS = {
     **dict.fromkeys(("video_llama_3", "video_llava", "vipllava"), 16),
     "instructblipvideo": 16,  # four frames
     "florence2": 17,
+    "colpali": 16,
+    **dict.fromkeys(("colqwen2", "blip-2_retrieval"), 4),
+    **dict.fromkeys(("colmodernvbert", "modernvbert", "ultravbert", "fast_vlm"), 1),
+    "gemma3n": 256,
+    "perception_lm": 16,
+    "neomme": 16,
+    "phi4_multimodal": 13,
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), 36),
     "deepseek_ocr2": 145,
     "chameleon": 256,
     "emu3": 272,
 }
 FROM_PICTURES_ALONE = ("pix2struct", "pp_formulanet", "vision-encoder-decoder")
+# Labels that are no words, or none at all.
+OTHER_LABELS = (
+    "pi0 colpali colqwen2 grounding-dino mm-grounding-dino vilt vilt_retrieval layoutlmv3 shieldgemma2_classifier"
+    " bridgetower_retrieval".split()
+)
 ANSWERING = (*FROM_PICTURES_ALONE, "udop")  # labels are a text of their own
 
 
@@ -157,9 +171,11 @@ PICTURES: dict[str, Callable[[Random, Any], Batch]] = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"), _tiles),
     **dict.fromkeys(("mistral3", "lighton_ocr", "mistral_large4", "emu3"), _sized),
     **dict.fromkeys(("idefics", "idefics2", "idefics3", "smolvlm", "perception_lm"), _listed),
+    **dict.fromkeys(("colmodernvbert", "modernvbert", "ultravbert"), _listed),
+    "neomme": lambda number, _: {"pixel_values": number.normal(PATCHES, 3 * 8 * 8)},
     **dict.fromkeys(("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), _strip),
     **dict.fromkeys(("pix2struct",), _flattened),
-    **dict.fromkeys(("gemma4", "diffusion_gemma"), _placed(6, 3 * 8 * 8)),
+    **dict.fromkeys(("gemma4", "diffusion_gemma", "embedding_gemma2"), _placed(6, 3 * 8 * 8)),
     "gemma4_unified": _placed(2, 3 * 24 * 24),
     "molmo2": _molmo,
     "mllama": _mllama,
@@ -194,6 +210,19 @@ PICTURES: dict[str, Callable[[Random, Any], Batch]] = {
     },
     "instructblipvideo": lambda number, _: {"pixel_values": number.normal(1, 4, 3, 32, 32)},
     "video_llava": lambda number, _: {"pixel_values_images": number.normal(1, 3, 32, 32)},
+    "colqwen2": lambda number, _: {
+        "pixel_values": number.normal(1, PATCHES, 3 * 2 * 8 * 8),
+        "image_grid_thw": _square(3),
+    },
+    "siglip2": _navit,
+    **dict.fromkeys(("grounding-dino", "mm-grounding-dino"), lambda number, _: {"pixel_values": number.normal(1, 3, 64, 64)}),
+    "xclip": lambda number, _: {"pixel_values": number.normal(1, 8, 3, 32, 32)},
+    "videoprism": lambda number, _: {"pixel_values_videos": number.normal(1, 4, 3, 32, 32)},
+    "phi4_multimodal": lambda number, _: {
+        "image_pixel_values": number.normal(1, 2, 3, 32, 32),
+        "image_sizes": torch.tensor([[32, 32]]),
+        "image_attention_mask": torch.ones(1, 2, SIDE, SIDE, dtype=torch.bool),
+    },
     "fuyu": lambda number, model: {"image_patches": number.normal(1, 4, 3 * model.config.patch_size**2)},
 }
 
@@ -201,47 +230,60 @@ PICTURES: dict[str, Callable[[Random, Any], Batch]] = {
 def sample(family: str, model: Any, seed: int, words: int = LENGTHS[0], answer: int = ANSWERS[0]) -> Batch:
     """Model inputs of one sample, without padding: a picture, `words` words, and an answer where the labels are a
     text of their own."""
-    number = Random(seed)
+    number, kind = Random(seed), FAMILIES[family].config
     taken = inspect.signature(model.forward).parameters
     image = image_token(model)
-    seen = PICTURES.get(family) or (_packed if "image_grid_thw" in taken else None)
+    seen = _of(PICTURES, family) or (_packed if "image_grid_thw" in taken else None)
     made = seen(number, model) if seen else {"pixel_values": pixels(number, model)}
-    ids = torch.cat([torch.full((1, TOKENS.get(family, 4)), image), number.words(words)], 1)
+    marks = _of(TOKENS, family, 0 if family in DUAL else 4)
+    ids = torch.cat([torch.full((1, marks), image), number.words(words)], 1)
+    if family in DUAL:
+        ids[:, -1] = END
     is_image = ids == image
     answers = number.words(answer)
-    separate = family in ANSWERING or model.config.get_text_config().is_encoder_decoder
+    separate = kind in ANSWERING or family == "blip_vqa" or model.config.get_text_config().is_encoder_decoder
     labels = answers if separate else ids.masked_fill(is_image, -100)
-    if family not in FROM_PICTURES_ALONE:
+    if kind not in FROM_PICTURES_ALONE:
         made |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    elif family == "pix2struct":  # smaller pictures have fewer patches
+    elif kind == "pix2struct":  # smaller pictures have fewer patches
         made["flattened_patches"] = made["flattened_patches"][:, :words]
         made["attention_mask"] = torch.ones(made["flattened_patches"].shape[:2], dtype=torch.long)
-    if "labels" in taken and family != "pi0":
+    if "labels" in taken and family not in OTHER_LABELS:
         made["labels"] = labels
     if separate and "decoder_attention_mask" in taken:
         made["decoder_attention_mask"] = torch.ones_like(answers)
-    if family == "pp_formulanet":
+    if family in ("pp_formulanet", "blip_vqa"):
         made["decoder_input_ids"] = answers
     for name in ("mm_token_type_ids", "moe_mm_token_type_ids"):
         if name in taken:
             made[name] = is_image.long()
-    if "token_type_ids" in taken and family in ("gemma3", "shieldgemma2"):
+    if "token_type_ids" in taken and kind in ("gemma3", "shieldgemma2"):
         made["token_type_ids"] = is_image.long()
-    if family == "paligemma":  # the picture and one word are the prompt
+    if kind == "paligemma":  # the picture and one word are the prompt
         made["token_type_ids"] = (torch.arange(ids.shape[1]) > TOKENS[family]).long()[None]
     if "qformer_input_ids" in taken:
         made["qformer_input_ids"] = number.words(min(words, 4))
         made["qformer_attention_mask"] = torch.ones_like(made["qformer_input_ids"])
-    if family.startswith("kosmos"):
-        made["image_embeds_position_mask"] = is_image.long() if family == "kosmos-2.5" else is_image
-    if family == "mllama":
+    if kind.startswith("kosmos"):
+        made["image_embeds_position_mask"] = is_image.long() if kind == "kosmos-2.5" else is_image
+    if kind == "mllama":
         made["cross_attention_mask"] = torch.ones(1, ids.shape[1], 1, 2, dtype=torch.long)
-    if family == "idefics":
+    if kind == "idefics":
         made["image_attention_mask"] = torch.ones(1, ids.shape[1], 1, dtype=torch.long)
-    if family == "udop":
+    if kind == "udop":
         corners = torch.rand(1, ids.shape[1], 4, generator=number.generator)
         made["bbox"] = corners.sort(-1).values
+    if kind == "layoutlmv3":
+        corners = torch.randint(0, 100, (1, ids.shape[1], 4), generator=number.generator)
+        made |= {"bbox": corners.sort(-1).values, "labels": ids % 2}
+    if family == "vilt":
+        made["labels"] = torch.eye(2)[words % 2][None]
     return made
+
+
+def _of(table: Mapping[str, T], family: str, default: T | None = None) -> T | None:
+    """What a table says of a family, or of all that have its config."""
+    return table.get(family, table.get(FAMILIES[family].config, default))
 
 
 def samples(family: str, model: Any, seed: int = 0) -> list[Batch]:

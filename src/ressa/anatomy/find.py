@@ -5,7 +5,7 @@ modules that each hold linears, and what lies between the towers is the connecto
 """
 
 import inspect
-from collections.abc import Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -171,7 +171,7 @@ def _language(
     """The language tower's chains, and the modules that hold nothing but the language tower.
 
     The tower is the largest module around the decoder that does not hold the vision tower, and the text
-    encoder where that stands apart.
+    encoder where that stands apart; where neither reads words, the modules that do.
     """
     root = decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     while hasattr(decoder, "get_decoder") and (inner := decoder.get_decoder()) is not decoder:
@@ -187,6 +187,8 @@ def _language(
     encoder = _own_encoder(model, None)
     if encoder is not None and not tree.inside(encoder, root) and not _within(tree, encoder, vision):
         roots.insert(0, encoder)
+    if not any(_reads_words(model, root) for root in roots):  # they decode something else, such as boxes
+        roots = list(_word_readers(tree, model, model, [*roots, vision])) or roots
     chains: list[Chain] = []
     for root in roots:
         found = list(tree.chains(root, foreign | set(roots) - {root}))
@@ -204,6 +206,17 @@ def _language(
     if not all(decodes) or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         chains = [replace(chain, reads_labels=reads) for chain, reads in zip(chains, decodes, strict=True)]
     return chains, {root for root in roots if not _mixed(tree, model, vision, root)}
+
+
+def _word_readers(
+    tree: Tree, model: nn.Module, around: nn.Module, others: Sequence[nn.Module | None]
+) -> Iterator[nn.Module]:
+    """The largest modules that read words and hold none of the others (Grounding-DINO's BERT)."""
+    for child in around.children():
+        if any(tree.inside(other, child) for other in others):
+            yield from _word_readers(tree, model, child, others)
+        elif _reads_words(model, child) and any(True for _ in tree.chains(child, set())):
+            yield child
 
 
 def _within(tree: Tree, module: nn.Module, other: nn.Module | None) -> bool:

@@ -148,26 +148,37 @@ def get(tree: Any, path: Path) -> Any:
 
 @dataclass
 class Seen:
-    """How often one forward called a module, and what can stand in for it."""
+    """How often one forward called a module, what can stand in for it, and whether it found something new in a
+    mapping that it shares with modules before it (keys and values of attention, in Gemma 3n)."""
 
     calls: int = 0
     stand_in: StandIn | None = None
+    handed_over: bool = False
 
 
 def call_order(forward: Callable[[], Any], modules: Mapping[str, nn.Module]) -> dict[str, Seen]:
     """What is seen of the modules in one forward, in the order of their first call; those not called are absent."""
     seen: dict[str, Seen] = {}
+    shared: dict[int, tuple[Any, list[Any]]] = {}  # by id: a mapping, and what the last module found in it
     with ExitStack() as hooks:
         for name, module in modules.items():
 
-            def before(_module: nn.Module, _args: Any, name: str = name) -> None:
-                seen.setdefault(name, Seen()).calls += 1
+            def before(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                one = seen.setdefault(name, Seen())
+                one.calls += 1
+                for mapping in (each for each in (*args, *kwargs.values()) if isinstance(each, Mapping)):
+                    _, known = shared.get(id(mapping), (None, None))
+                    found = [leaf for _, leaf in leaves(mapping)]
+                    shared[id(mapping)] = mapping, found
+                    one.handed_over |= known is not None and any(
+                        all(leaf is not other for other in known) for leaf in found
+                    )
 
             def after(_module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
                 if seen[name].calls == 1:
                     seen[name].stand_in = StandIn.of(args, kwargs, output)
 
-            hooks.callback(module.register_forward_pre_hook(before).remove)
+            hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         forward()
     return seen

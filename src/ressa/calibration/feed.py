@@ -23,7 +23,8 @@ Batch = Mapping[str, Tensor]
 class Step:
     """One block in the order of a forward, how often a forward calls it, and what can stand in for it.
 
-    reads_text: its positions may be those of the model's `attention_mask`: a language block's, and those of a
+    handed_over: blocks before it left something for it in a mapping that they share, so that it cannot be called
+    unless they have computed. reads_text: its positions may be those of the model's `attention_mask`: a language block's, and those of a
     connector that comes after one (ColPali's projection of every word).
     """
 
@@ -32,6 +33,7 @@ class Step:
     block: Block
     calls: int
     stand_in: StandIn | None
+    handed_over: bool
     reads_text: bool
 
 
@@ -128,6 +130,8 @@ class Feed:
             tower, chain, block = places[name]
             is_text = tower == "language" and not chain.reads_labels
             reads_text = is_text or (after_text and tower == "connector")
-            steps.append(Step(tower, chain, block, found.calls, found.stand_in, reads_text))
+            steps.append(
+                Step(tower, chain, block, found.calls, found.stand_in, found.handed_over, reads_text)
+            )
             after_text |= is_text
         return steps

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ressa.calibration.capture import Call
@@ -16,18 +17,25 @@ from ressa.fused import ROWS, Rows
 class Kept:
     """Which positions count, for the inputs of all linears within one call of one block.
 
-    attention_mask: (batch, length), of the model's inputs, for blocks that are given no mask of their own.
-    labels: (batch, length), -100 where there is none, for the decoder of an encoder-decoder model.
+    attention_mask: (batch, length), of the model's inputs, for blocks that are given no mask of their own, or one in
+    which padding attends to itself. labels: (batch, length), -100 where there is none, for the decoder of an
+    encoder-decoder model. reads_text: whether the block's states may be those of the model's words.
     Positions are told by length, whichever axis has it, and, where a block works on a part of its hidden states (a
     Q-Former on its queries, experts of one kind of token), by the slice or the marks that the part is. Inputs of
     unknown origin count as a whole.
     """
 
     def __init__(
-        self, block: nn.Module, call: Call, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self,
+        block: nn.Module,
+        call: Call,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        reads_text: bool = True,
     ) -> None:
         arguments = _arguments(block, call)
-        states = _states(arguments)
+        states = _states(arguments) or _words(arguments, attention_mask)
+        reads_text |= bool(states) and not states[0].is_floating_point()
         self.hidden = states[0] if states else None
         self.others = states[1:]
         self.positions: Tensor | None = None  # bool (batch, length) of the hidden states; None keeps all
@@ -40,8 +48,10 @@ class Kept:
         for name, tensor in arguments.items():
             if tensor.shape == (batch, length) and "type" in name:
                 self.kinds += [tensor == 0, tensor != 0]
-            if "mask" not in name or (attended := _attended(tensor, batch)) is None:
+            if "mask" not in name or (attended := _attended(name, tensor, batch)) is None:
                 continue
+            if attention_mask is not None and _opposite(attended, attention_mask):
+                attended = ~attended  # Grounding-DINO marks padding
             crossed = "encoder" in name or "cross" in name
             both = attended.shape[1] - length
             if not crossed and both == 0:
@@ -49,16 +59,15 @@ class Kept:
             elif any(other.shape[1] == both for other in self.others):  # one mask for both, its own first
                 self.keys[both] = attended[:, length:]
             else:
-                self.keys[attended.shape[1]] = attended
-        if self.positions is None and attention_mask is not None and attention_mask.shape == (batch, length):
-            self.positions = attention_mask.bool()
-        if labels is not None and labels.shape == (batch, length):
-            labelled = labels != -100
-            self.positions = (
-                labelled if self.positions is None else self.positions & labelled.to(self.positions.device)
-            )
+                count = attended.shape[1]
+                self.keys[count] = attended & self.keys.get(count, attended)
+        words = attention_mask if reads_text else None
+        for told in (words, None if labels is None else labels != -100):
+            if told is not None and told.shape == (batch, length):
+                real = told.bool().to(self.hidden.device)
+                self.positions = real if self.positions is None else self.positions & real
         if self.positions is not None:  # where there is no padding, nothing need be picked out
-            self.positions = None if self.positions.all() else self.positions.to(self.hidden.device)
+            self.positions = None if self.positions.all() else self.positions
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """A linear's input as (batch, length, …, in) again where the block flattened it, and which of its
@@ -123,6 +132,20 @@ def _states(arguments: Mapping[str, Tensor]) -> list[Tensor]:
     return states
 
 
+def _opposite(attended: Tensor, attention_mask: Tensor) -> bool:
+    """Whether a mask is what the model's own is not."""
+    mine = attention_mask.to(attended.device).bool()
+    return attended.shape == mine.shape and torch.equal(attended, ~mine)
+
+
+def _words(arguments: Mapping[str, Tensor], attention_mask: Tensor | None) -> list[Tensor]:
+    """The words that a block is called with (batch, length), where it embeds them itself (Gemma 3n, NeoMME)."""
+    if attention_mask is None:
+        return []
+    whole = (each for each in arguments.values() if not each.is_floating_point())
+    return [each for each in whole if each.dtype != torch.bool and each.shape == attention_mask.shape][:1]
+
+
 def _arguments(block: nn.Module, call: Call) -> dict[str, Tensor]:
     """The tensors a block is called with, by the names of its parameters and in their order.
 
@@ -138,11 +161,12 @@ def _arguments(block: nn.Module, call: Call) -> dict[str, Tensor]:
     }
 
 
-def _attended(mask: Tensor, batch: int) -> Tensor | None:
+def _attended(name: str, mask: Tensor, batch: int) -> Tensor | None:
     """bool (batch, keys): the keys that some position may attend to; None if this is no attention mask.
 
     mask: (batch, keys), (batch, queries, keys) or (batch, heads, queries, keys); bool or integer: true where
-    attended; float: added to the scores, so hugely negative where not.
+    attended, or, called as PyTorch calls it, where padding is; float: added to the scores, so hugely negative where
+    nothing attends.
     """
     if mask.dim() not in (2, 3, 4) or mask.shape[0] not in (1, batch):
         return None
@@ -152,7 +176,7 @@ def _attended(mask: Tensor, batch: int) -> Tensor | None:
         if mask.dim() == 2 and not (mask < 0).any():
             allowed = mask > 0
     else:
-        allowed = mask != 0
+        allowed = mask == 0 if name == "key_padding_mask" else mask != 0
     allowed = allowed.flatten(1, -2).any(1) if mask.dim() > 2 else allowed
     return allowed.expand(batch, -1)
 

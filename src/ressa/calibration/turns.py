@@ -76,8 +76,9 @@ class Turn:
         return Kept(
             self.block,
             call,
-            batch.get("attention_mask") if self.step.reads_text else None,
+            batch.get("attention_mask"),
             batch.get("labels") if self.step.chain.reads_labels else None,
+            self.step.reads_text,
         )
 
 
@@ -91,7 +92,8 @@ def turns(
     wanted, done = set(layers), 0
     while pending := [i for i in range(done, len(steps)) if wanted & set(steps[i].block.linears)]:
         begin = pending[0]
-        others = (i for i in range(begin, len(steps)) if steps[i].chain is not steps[begin].chain)
+        later = range(begin + 1, len(steps))
+        others = (i for i in later if steps[i].chain is not steps[begin].chain or steps[i].handed_over)
         stop = next(others, len(steps))
         end = max(i for i in pending if i < stop) + 1
         run = _Run(feed, batches, steps, begin, end)
