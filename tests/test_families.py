@@ -6,8 +6,10 @@ from zoo import FAMILIES, contract
 KINDS = {
     "aria": "experts, and a connector that attends",
     "blip": "a text decoder that attends to the picture",
+    "clip": "two towers that are told apart by pairs",
     "ernie4_5_vl_moe": "experts for words and others for pictures",
     "fuyu": "no vision tower",
+    "gemma4_shared_keys": "keys and values that blocks leave to later ones",
     "glm5_next": "tokens of several streams, linear attention",
     "kimi_k25": "latent attention, whose inputs have their tokens on the third axis",
     "llama4": "experts that are given all tokens",
@@ -16,6 +18,8 @@ KINDS = {
     "pp_formulanet": "no embeddings that it can name",
     "qwen3_vl": "a vision tower that feeds several blocks",
     "t5gemma2": "a decoder that attends to its own and the encoder's tokens at once",
+    "vilt": "one transformer for words and patches",
+    "vit_gpt2": "weights stored the other way round",
 }
 
 

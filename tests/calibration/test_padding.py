@@ -85,3 +85,40 @@ def test_rows_of_what_cannot_be_told_count_as_a_whole():
 def test_inputs_of_unknown_length_count_as_a_whole():
     assert kept().split(torch.randn(BATCH, 1, 7, WIDTH))[1] is None
     assert kept().split(torch.randn(BATCH + 1, LENGTH, WIDTH))[1] is None
+
+
+def test_a_mask_in_which_padding_attends_to_itself_leaves_it_out_all_the_same():
+    """As BERT's in Grounding-DINO."""
+    apart = torch.eye(LENGTH, dtype=torch.bool) | (MASK[:, None, :] & MASK[:, :, None])
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    assert torch.equal(kept(merged_attention_mask=apart[:, None]).split(x)[1], MASK)
+    assert kept(mask=None, merged_attention_mask=apart[:, None]).split(x)[1] is None
+
+
+def test_a_mask_that_says_the_opposite_of_the_models_marks_padding():
+    words = torch.randn(BATCH, LENGTH, WIDTH)
+    picture = torch.randn(BATCH, 7, WIDTH)
+    own = kept(picture, encoder_hidden_states=words, encoder_attention_mask=~MASK)
+    assert torch.equal(own.split(words)[1], MASK)
+    assert own.split(torch.randn(BATCH, 7, WIDTH))[1] is None
+
+
+def test_pytorchs_name_for_a_mask_of_padding_is_known():
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    own = kept(mask=None, key_padding_mask=~MASK)
+    assert torch.equal(own.split(x)[1], MASK)
+
+
+def test_a_block_that_is_given_words_counts_those_that_are_there():
+    """As Gemma 3n embeds all words as if they were pictures."""
+
+    class Table(nn.Module):
+        def forward(self, input_ids: Tensor) -> Tensor:
+            raise NotImplementedError("only its signature is looked at")
+
+    ids = torch.ones(BATCH, LENGTH, dtype=torch.long)
+    own = Kept(Table(), Call((ids,), {}), MASK, reads_text=False)
+    assert torch.equal(own.split(torch.randn(BATCH, LENGTH, WIDTH))[1], MASK)
+    assert (
+        Kept(Table(), Call((ids[:, 1:],), {}), MASK).split(torch.randn(BATCH, LENGTH - 1, WIDTH))[1] is None
+    )

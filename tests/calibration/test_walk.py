@@ -270,6 +270,55 @@ def test_a_block_that_gives_what_no_argument_is_shaped_like_computes_for_itself(
         assert equal(statistic, expected), name
 
 
+class Hands(nn.Module):
+    """Leaves what it made in a mapping, or adds what it finds there."""
+
+    def __init__(self, leaves: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, bias=False)
+        self.leaves = leaves
+
+    def forward(self, x: Tensor, shared: dict[str, Tensor]) -> Tensor:
+        made = self.linear(x)
+        if self.leaves:
+            shared["kept"] = made
+            return x + made
+        return x + made * shared["kept"]
+
+
+class Handing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Hands(leaves) for leaves in (True, False, False)])
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x, shared = pixel_values[:, 0], {}
+        for block in self.blocks:
+            x = block(x, shared=shared)
+        return x
+
+
+def test_blocks_find_what_those_before_left_for_them_as_pruned():
+    torch.manual_seed(0)
+    model = Handing()
+    batches = [toy_batch(0, images=1), toy_batch(1, images=1)]
+
+    @torch.no_grad()
+    def visit(block: Block, found: dict[str, InputNorm]) -> None:
+        (name,) = block.linears
+        expected = InputNorm(8)
+        linear = model.get_submodule(name)
+        hook = linear.register_forward_pre_hook(lambda _m, args: expected.update(args[0]))
+        for batch in batches:
+            model(**batch)
+        hook.remove()
+        assert equal(found[name], expected), name
+        linear.weight.mul_(0.5)
+
+    walk(model, toy_anatomy(("blocks", 3)), batches, visit, norm)
+
+
 def test_linears_of_one_input_share_their_statistics():
     family = FAMILIES["llava"]
     model = family.model()

@@ -140,6 +140,21 @@ def test_each_gradient_alone(trainable):
             assert found is None
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 8), (6, 8)], ids=str)
+def test_what_it_gives_may_be_written_into(shape):
+    """As GroupViT does with `+=`."""
+    case = layer((8, 8, 2), torch.float64, tokens=6)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    found, known = forward(case, x), naive(case, x)
+    found += x
+    known = known + x
+    assert error(found, known) < 1e-13
+    for one, other in zip(
+        gradients(case, found.sum(), x, None), gradients(case, known.sum(), x, None), strict=True
+    ):
+        assert error(one, other) < 1e-13
+
+
 def test_one_layer_used_twice_adds_its_gradients():
     case = layer((19, 19, 3))
     forward(case, forward(case, case.x)).sum().backward()

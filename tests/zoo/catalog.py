@@ -22,9 +22,13 @@ def _mapping(name: str) -> dict[str, Family]:
     return {key: Family(key, value if isinstance(value, str) else value[0]) for key, value in found.items()}
 
 
+# Not in the zoo, and why not.
 NO_PICTURES = {
     "evolla": "it reads proteins",
     "mistral4": "its class is that of a language model",
+}
+OF_ONE_SIZE = {
+    "omdet-turbo": "its vision tower is one of timm's, of 28 million weights and pictures of 640 pixels"
 }
 IMAGE_TEXT = {
     name: found for name, found in _mapping("IMAGE_TEXT_TO_TEXT").items() if name not in NO_PICTURES
@@ -64,6 +68,10 @@ _BESIDE = {
     "layoutlmv3": Family("layoutlmv3", "LayoutLMv3ForTokenClassification"),
     "shieldgemma2_classifier": Family("shieldgemma2", "ShieldGemma2ForImageClassification"),
 }
-DUAL = {name: f for name, f in _DUAL.items() if name not in IMAGE_TEXT and hasattr(hf, f.model)}
+DUAL = {
+    name: family
+    for name, family in _DUAL.items()
+    if name not in (*IMAGE_TEXT, *OF_ONE_SIZE) and hasattr(hf, family.model)
+}
 BESIDE = {name: f for name, f in _BESIDE.items() if hasattr(hf, f.model)}
 FAMILIES = IMAGE_TEXT | DUAL | BESIDE

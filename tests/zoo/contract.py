@@ -19,14 +19,18 @@ from ressa.anatomy import Anatomy, find_anatomy
 from ressa.calibration.statistics import InputNorm
 from ressa.calibration.walk import walk
 from ressa.checkpoint import Manifest, Vlm, save
+from ressa.dual import DualEncoder, is_dual_encoder
 from ressa.pruning import PruneResult, prune
 from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import plain
+from ressa.repairing.pair_losses import ContrastiveLoss
 from ressa.repairing.reconstruction import reconstruct
 from ressa.repairing.student import finish_student, make_student
 from ressa.repairing.weights import check_masks
 from ressa.sparsity import Plan, parse_pattern
 from ressa.warned import RessaWarning
 from zoo import Batch, build, samples, together
+from zoo.inputs import LENGTHS
 
 DEPTH = r"num_(hidden_)?layers|depth|n_layers|layers|(en|de)coder_layers"
 ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask")
@@ -150,42 +154,45 @@ def what_it_says_is_finite(subject: Subject) -> None:
 
 @torch.no_grad()
 def what_it_writes_is_finite(subject: Subject) -> None:
-    """Three words of greedy decoding, with a cache, where the family generates."""
+    """Three words of greedy decoding, with a cache, where the family generates; of π0, what it does."""
     model, _ = subject.pruned
-    if not model.can_generate():
-        return
     for sample in subject.alone:
         given = {name: value for name, value in sample.items() if name not in ANSWERS}
-        written = model.generate(
-            **given,
-            do_sample=False,
-            max_new_tokens=WORDS,
-            min_new_tokens=WORDS,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        assert len(written.logits) == WORDS
-        assert all(step.isfinite().all() for step in written.logits)
-        assert written.sequences[:, -WORDS:].max() < written.logits[0].shape[-1]
+        if hasattr(model, "sample_actions"):
+            assert model.sample_actions(**given, num_steps=2).isfinite().all()
+        if not model.can_generate():
+            continue
+        lengths = dict.fromkeys(("max_new_tokens", "min_new_tokens"), WORDS)
+        told = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        written = model.generate(**given, **lengths, **told)
+        words = written.sequences[:, -WORDS:]
+        assert words.min() >= 0
+        assert words.max() < model.config.get_text_config().vocab_size
+        if written.logits is not None:  # DiffusionGemma writes a canvas at once, and keeps none
+            assert len(written.logits) == WORDS
+            assert all(step.isfinite().all() for step in written.logits)
 
 
 def a_step_of_repair_moves_no_zero(subject: Subject) -> None:
-    """Sparse LoRA where the model gives a loss, else reconstruction of its blocks."""
+    """Sparse LoRA where the model gives a loss of words, or contrasts pairs; else reconstruction of its blocks."""
     model, result = subject.pruned
     model, masks = copy.deepcopy(model), dict(result.masks)
     towers = tuple(subject.anatomy.towers)
+    loss = _loss(subject, model)
     with fused.splitted(model):
-        if "labels" in subject.batch or subject.family == "pi0":
+        if loss is not None:
             config = RepairConfig(tune=towers)  # type: ignore[arg-type]
             student = make_student(model, masks, subject.anatomy, config, dense_weights=False).train()
             trained = [each for each in student.parameters() if each.requires_grad]
+            before = [each.detach().clone() for each in trained]
             optimizer = torch.optim.SGD(trained, lr=1e-2)
             for _ in range(2):  # at first B is zero, and A gets no gradient
-                loss = student(**subject.batch).loss
-                assert loss.isfinite()
-                loss.backward()
+                value = loss(student)
+                assert value.isfinite()
+                value.backward()
                 optimizer.step()
                 optimizer.zero_grad()
+            assert any(not torch.equal(old, new) for old, new in zip(before, trained, strict=True))
             model = finish_student(student, masks, config)
         else:
             dense = copy.deepcopy(subject.model)
@@ -193,6 +200,23 @@ def a_step_of_repair_moves_no_zero(subject: Subject) -> None:
             with fused.splitted(dense):
                 reconstruct(model, dense, masks, subject.anatomy, [subject.batch], config)
         check_masks(model, masks)
+
+
+def _loss(subject: Subject, model: Any) -> Callable[[Any], Tensor] | None:
+    """What a student of the model is trained on: the batch's words, or which text belongs to which picture."""
+    batch = subject.batch
+    if "labels" in batch or "actions" in batch:
+        return lambda student: student(**batch).loss
+    if not is_dual_encoder(model):
+        return None
+    encoder, apart = DualEncoder(model, None), ~torch.eye(len(LENGTHS), dtype=torch.bool)
+    contrastive = ContrastiveLoss(encoder.loss)
+
+    def loss(student: Any) -> Tensor:
+        found = encoder.embed(lambda given: student(**given), plain(student), {"both": batch})
+        return contrastive(encoder.logits(found.similarity()), apart, torch.tensor(len(apart)))
+
+    return loss
 
 
 def plain_transformers_reads_it_again(subject: Subject, folder: Path) -> None:

@@ -513,15 +513,39 @@ _row(
     "vision_config",
 )
 _row("blip-2_retrieval", "its Q-Former reads words, too", {"qformer_config.use_qformer_text_input": True})
-_row("bridgetower_contrastive", "its default has no width for embeddings", {"contrastive_hidden_size": 32, "logit_scale_init_value": 2.6592})
-_row("xclip", "frames see one another in a transformer of its own", {"mit_hidden_size": 32, "mit_num_attention_heads": 2}, "vision_config")
-_row("grounding-dino mm-grounding-dino", "two stages of windows", {
-    "num_queries": 8, "num_feature_levels": 3,
-    "backbone_config.embed_dim": 16, "backbone_config.depths": [2, 2], "backbone_config.num_heads": [2, 2],
-    "backbone_config.window_size": 4, "backbone_config.stage_names": ["stem", "stage1", "stage2"], "backbone_config.hidden_size": 32,
-    "backbone_config.out_features": ["stage1", "stage2"], "backbone_config.out_indices": [1, 2],
-})
-_row("videoprism", "four frames", {"tubelet_size": [1, 8, 8], "num_frames": 4, "num_spatial_layers": 2, "num_temporal_layers": 2}, "vision_config")
+_row(
+    "bridgetower_contrastive",
+    "its default has no width for embeddings",
+    {"contrastive_hidden_size": 32, "logit_scale_init_value": 2.6592},
+)
+_row(
+    "xclip",
+    "frames see one another in a transformer of its own",
+    {"mit_hidden_size": 32, "mit_num_attention_heads": 2},
+    "vision_config",
+)
+_row(
+    "grounding-dino mm-grounding-dino",
+    "two stages of windows",
+    {
+        "num_queries": 8,
+        "num_feature_levels": 3,
+        "backbone_config.embed_dim": 16,
+        "backbone_config.depths": [2, 2],
+        "backbone_config.num_heads": [2, 2],
+        "backbone_config.window_size": 4,
+        "backbone_config.stage_names": ["stem", "stage1", "stage2"],
+        "backbone_config.hidden_size": 32,
+        "backbone_config.out_features": ["stage1", "stage2"],
+        "backbone_config.out_indices": [1, 2],
+    },
+)
+_row(
+    "videoprism",
+    "four frames",
+    {"tubelet_size": [1, 8, 8], "num_frames": 4, "num_spatial_layers": 2, "num_temporal_layers": 2},
+    "vision_config",
+)
 _row(
     "bridgetower",
     "a head for each 64 of its width, and more blocks in either tower than bridges",
@@ -535,19 +559,72 @@ _row(
 )
 
 # Beside both.
-_row("gemma4_experts", "its default has no experts", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}, "text_config")
-_row("gemma4_shared_keys", "its default has a cache for each layer", {"num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2}, "text_config")
+_row(
+    "gemma4_experts",
+    "its default has no experts",
+    {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    "text_config",
+)
+_row(
+    "gemma4_shared_keys",
+    "its default has a cache for each layer",
+    {
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "num_kv_shared_layers": 2,
+    },
+    "text_config",
+)
 _row("vit", "pictures of 16 patches", {})
-_row("gpt2", "its own names for sizes", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "add_cross_attention": True})
+_row(
+    "gpt2",
+    "its own names for sizes",
+    {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "add_cross_attention": True},
+)
 _row("trocr", "reads a picture", {"cross_attention_hidden_size": 32})
-_row("mbart", "a decoder alone", {"is_decoder": True, "is_encoder_decoder": False, "add_cross_attention": True, "add_final_layer_norm": True})
-_row("donut-swin", "two stages", {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4})
+_row(
+    "mbart",
+    "a decoder alone",
+    {
+        "is_decoder": True,
+        "is_encoder_decoder": False,
+        "add_cross_attention": True,
+        "add_final_layer_norm": True,
+    },
+)
+_row(
+    "donut-swin",
+    "two stages",
+    {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    },
+)
 _row("vit_gpt2 trocr donut", "its default has no tokens", {"pad_token_id": 0, "decoder_start_token_id": 1})
-_row("neomme neomme_retrieval", "layers that differ only in what the rules make equal", {"per_layer_config": {}})
+_row(
+    "neomme neomme_retrieval",
+    "layers that differ only in what the rules make equal",
+    {"per_layer_config": {}},
+)
 _row("embedding_gemma2", "likewise", {"text_config.per_layer_config": {}, "text_config.sliding_window": 8})
-_row("layoutlmv3", "places and sizes fill its width", {"coordinate_size": 4, "shape_size": 8, "input_size": 32})
+_row(
+    "layoutlmv3", "places and sizes fill its width", {"coordinate_size": 4, "shape_size": 8, "input_size": 32}
+)
 _row("shieldgemma2_classifier", "words for yes and no", {"yes_token_index": 50, "no_token_index": 51})
-_row("phi4_multimodal", "small pictures, short contexts, little sound", {
-    "original_max_position_embeddings": 256, "vision_config.crop_size": 32, 
-    "audio_config.ext_pw_out_channel": 32, "audio_config.nemo_conv_channels": 16, "audio_config.input_size": 16, "audio_config.depthwise_separable_out_channel": 32, "audio_config.num_blocks": 2,
-})
+_row(
+    "phi4_multimodal",
+    "small pictures, short contexts, little sound",
+    {
+        "original_max_position_embeddings": 256,
+        "vision_config.crop_size": 32,
+        "audio_config.ext_pw_out_channel": 32,
+        "audio_config.nemo_conv_channels": 16,
+        "audio_config.input_size": 16,
+        "audio_config.depthwise_separable_out_channel": 32,
+        "audio_config.num_blocks": 2,
+    },
+)

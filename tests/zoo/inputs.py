@@ -46,8 +46,8 @@ TOKENS = {
 FROM_PICTURES_ALONE = ("pix2struct", "pp_formulanet", "vision-encoder-decoder")
 # Labels that are no words, or none at all.
 OTHER_LABELS = (
-    "pi0 colpali colqwen2 grounding-dino mm-grounding-dino vilt vilt_retrieval layoutlmv3 shieldgemma2_classifier"
-    " bridgetower_retrieval".split()
+    *("pi0", "colpali", "colqwen2", "grounding-dino", "mm-grounding-dino", "vilt", "vilt_retrieval"),
+    *("layoutlmv3", "shieldgemma2_classifier", "bridgetower_retrieval"),
 )
 ANSWERING = (*FROM_PICTURES_ALONE, "udop")  # labels are a text of their own
 
@@ -215,7 +215,10 @@ PICTURES: dict[str, Callable[[Random, Any], Batch]] = {
         "image_grid_thw": _square(3),
     },
     "siglip2": _navit,
-    **dict.fromkeys(("grounding-dino", "mm-grounding-dino"), lambda number, _: {"pixel_values": number.normal(1, 3, 64, 64)}),
+    **dict.fromkeys(
+        ("grounding-dino", "mm-grounding-dino"),
+        lambda number, _: {"pixel_values": number.normal(1, 3, 64, 64)},
+    ),
     "xclip": lambda number, _: {"pixel_values": number.normal(1, 8, 3, 32, 32)},
     "videoprism": lambda number, _: {"pixel_values_videos": number.normal(1, 4, 3, 32, 32)},
     "phi4_multimodal": lambda number, _: {

@@ -24,8 +24,8 @@ class Step:
     """One block in the order of a forward, how often a forward calls it, and what can stand in for it.
 
     handed_over: blocks before it left something for it in a mapping that they share, so that it cannot be called
-    unless they have computed. reads_text: its positions may be those of the model's `attention_mask`: a language block's, and those of a
-    connector that comes after one (ColPali's projection of every word).
+    unless they have computed. reads_text: its positions may be those of the model's `attention_mask`: a language
+    block's, and those of a connector that comes after one (ColPali's projection of every word).
     """
 
     tower: str

@@ -223,7 +223,9 @@ def _forward(
 ) -> Tensor:
     effective = x.new_empty(weight.shape)
     _implementation(x).effective_weight(weight, packed_mask, lora_a, lora_b, scaling, effective)
-    return torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
+    y = torch.nn.functional.linear(x, effective, None if bias is None else bias.to(x.dtype))
+    # Models may write into what a layer gives (GroupViT), and autograd lets nobody write into a function's view.
+    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
 
 @without_autocast
