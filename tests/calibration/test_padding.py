@@ -41,6 +41,16 @@ def test_tokens_of_several_streams_count_stream_by_stream():
     assert torch.equal(counts, MASK)
 
 
+def test_streams_may_stand_before_the_batch():
+    """As in Gemma 3n."""
+    streams = torch.randn(4, BATCH, LENGTH, WIDTH)
+    own = kept(streams)
+    given, counts = own.split(streams)
+    assert torch.equal(given, streams.movedim(0, 2))
+    assert torch.equal(counts, MASK[..., None].expand(BATCH, LENGTH, 4))
+    assert torch.equal(own.split(streams[1])[1], MASK)
+
+
 def test_the_axis_of_the_tokens_is_the_one_that_is_as_long():
     for shape in ((BATCH, 1, LENGTH, 3), (BATCH, 4, LENGTH, 3), (BATCH, LENGTH, 4, 3)):
         x = torch.randn(shape)

@@ -9,7 +9,7 @@ config by rule.
 import torch
 import transformers as hf
 
-from zoo.catalog import BESIDE, DUAL, FAMILIES, IMAGE_TEXT, NO_PICTURES, Family
+from zoo.catalog import BESIDE, DUAL, FAMILIES, IMAGE_TEXT, LEFT_OUT, Family
 from zoo.configs import tiny_config
 from zoo.inputs import Batch, sample, samples, together
 
@@ -18,7 +18,7 @@ __all__ = [
     "DUAL",
     "FAMILIES",
     "IMAGE_TEXT",
-    "NO_PICTURES",
+    "LEFT_OUT",
     "Batch",
     "Family",
     "build",

@@ -22,17 +22,12 @@ def _mapping(name: str) -> dict[str, Family]:
     return {key: Family(key, value if isinstance(value, str) else value[0]) for key, value in found.items()}
 
 
-# Not in the zoo, and why not.
-NO_PICTURES = {
-    "evolla": "it reads proteins",
-    "mistral4": "its class is that of a language model",
+LEFT_OUT = {
+    "evolla": "it reads proteins, no pictures",
+    "mistral4": "its class is that of a language model, which reads no pictures",
+    "omdet-turbo": "its vision tower is one of timm's, of 28 million weights and pictures of 640 pixels",
 }
-OF_ONE_SIZE = {
-    "omdet-turbo": "its vision tower is one of timm's, of 28 million weights and pictures of 640 pixels"
-}
-IMAGE_TEXT = {
-    name: found for name, found in _mapping("IMAGE_TEXT_TO_TEXT").items() if name not in NO_PICTURES
-}
+IMAGE_TEXT = {name: found for name, found in _mapping("IMAGE_TEXT_TO_TEXT").items() if name not in LEFT_OUT}
 
 _DUAL = {
     **_mapping("ZERO_SHOT_IMAGE_CLASSIFICATION"),
@@ -71,7 +66,7 @@ _BESIDE = {
 DUAL = {
     name: family
     for name, family in _DUAL.items()
-    if name not in (*IMAGE_TEXT, *OF_ONE_SIZE) and hasattr(hf, family.model)
+    if name not in (*IMAGE_TEXT, *LEFT_OUT) and hasattr(hf, family.model)
 }
 BESIDE = {name: f for name, f in _BESIDE.items() if hasattr(hf, f.model)}
 FAMILIES = IMAGE_TEXT | DUAL | BESIDE

@@ -478,6 +478,7 @@ _row(
         "vision_config.vocab_offset": 128,
         "vision_config.vocab_size": 16,
         "vision_config.hidden_size": 2048,
+        "vision_config.model_args": {"channel_multiplier": 0.125},
         "audio_config.vocab_offset": 144,
         "audio_config.vocab_size": 16,
         "audio_config.conf_num_attention_heads": 2,

@@ -36,7 +36,9 @@ class Kept:
         arguments = _arguments(block, call)
         states = _states(arguments) or _words(arguments, attention_mask)
         reads_text |= bool(states) and not states[0].is_floating_point()
-        self.hidden = states[0] if states else None
+        words = attention_mask if reads_text else None
+        self.words = None if words is None else words.shape
+        self.hidden = self._tokens_first(states[0]) if states else None
         self.others = states[1:]
         self.positions: Tensor | None = None  # bool (batch, length) of the hidden states; None keeps all
         self.keys: dict[int, Tensor] = {}  # number of keys → bool (batch, keys), of what is attended to
@@ -61,7 +63,6 @@ class Kept:
             else:
                 count = attended.shape[1]
                 self.keys[count] = attended & self.keys.get(count, attended)
-        words = attention_mask if reads_text else None
         for told in (words, None if labels is None else labels != -100):
             if told is not None and told.shape == (batch, length):
                 real = told.bool().to(self.hidden.device)
@@ -78,7 +79,14 @@ class Kept:
             and len(x) == self.hidden.shape[:2].numel() != len(self.hidden)
         ):
             x = x.reshape(*self.hidden.shape[:2], -1)
+        x = self._tokens_first(x)
         return x, self._positions(x)
+
+    def _tokens_first(self, x: Tensor) -> Tensor:
+        """Streams that stand before the batch (Gemma 3n) behind the tokens: (streams, batch, length, width) → (batch,
+        length, streams, width), a view."""
+        turned = x.dim() == 4 and x.shape[1:3] == self.words != x.shape[:2]
+        return x.movedim(0, 2) if turned else x
 
     def _positions(self, x: Tensor) -> Tensor | None:
         rows: Rows | None = getattr(x, ROWS, None)
