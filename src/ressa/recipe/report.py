@@ -6,7 +6,6 @@ from typing import Any, Literal
 from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
-    TASKS,
     BatchSize,
     Dtype,
     Folder,
@@ -17,6 +16,7 @@ from ressa.recipe.fields import (
     Tasks,
     TestSplit,
 )
+from ressa.task_names import TASKS
 
 
 class ReportRecipe(DataRecipe):
