@@ -58,7 +58,7 @@ def run_report(recipe: ReportRecipe, *, force: bool = False) -> Outcome:
             recipe.tasks,
             split=recipe.split,
             limit=recipe.limit,
-            pool=recipe.pool,
+            pool=recipe.pool or None,
             seed=recipe.seed,
             on_bad=recipe.on_bad_sample,
             follow_links=recipe.follow_links,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ class Kept:
         self._path = path.with_stem(f"{path.stem}.{rank}") if path is not None and rank else path
         self._found: dict[str, dict[int, Any]] = {}
         if path is not None:
-            for each in sorted(path.parent.glob(f"{path.stem}*{path.suffix}")):
+            others = path.parent.glob(f"{escape(path.stem)}.[0-9]*{path.suffix}")
+            for each in filter(Path.is_file, [path, *sorted(others)]):
                 self._read(each, own=each == self._path)
 
     def __len__(self) -> int:
