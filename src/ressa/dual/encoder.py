@@ -85,8 +85,8 @@ class DualEncoder:
         if (
             self.late
         ):  # pictures last: they go through all of the model, which DDP looks for behind the last forward
-            texts = run(inputs["texts"]).embeddings
-            return Embeddings(_unit(run(inputs["images"]).embeddings), _unit(texts))
+            texts = self.late_vectors(run, inputs["texts"])
+            return Embeddings(self.late_vectors(run, inputs["images"]), texts)
         both = dict(inputs["both"])
         if self.switch is not None:
             both[self.switch] = torch.tensor(False)
@@ -111,6 +111,10 @@ class DualEncoder:
                 )
             images, texts = self._behind(score, seen)
         return Embeddings(_unit(images), _unit(texts))
+
+    def late_vectors(self, run: Run, inputs: Inputs) -> Tensor:
+        """A vector for each token of pages or of queries."""
+        return _unit(run(inputs).embeddings)
 
     def _behind(self, score: Tensor, seen: list[tuple[str, Tensor]]) -> tuple[Tensor, Tensor]:
         """The two projections (N, d), (M, d) whose cosines are the scores (N, M), found by trying."""
