@@ -15,6 +15,7 @@ TITLES = {
     "mmbench": "MMBench",
     "nocaps": "NoCaps",
     "flickr30k": "Flickr30k",
+    "zeroshot": "zero-shot classes",
 }
 """Task → what a table calls it."""
 

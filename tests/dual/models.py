@@ -18,6 +18,8 @@ WORDS = [
     "user",
 ]
 WORDS += ["<|endoftext|>", "describe", "query", "<bos>", "\n"]
+# CLIP takes an end token of 2 for a sign of old configs, and then looks for the largest id.
+WORDS[2], WORDS[3] = WORDS[3], WORDS[2]
 IDS = {word: index for index, word in enumerate(WORDS)}
 LENGTH = 32
 Built = tuple[hf.PreTrainedModel, Any]
@@ -31,7 +33,7 @@ TEXT_TOWER: dict[str, Any] = {
     "max_position_embeddings": LENGTH,
     "pad_token_id": 0,
     "bos_token_id": 1,
-    "eos_token_id": 2,
+    "eos_token_id": IDS["</s>"],
     "projection_dim": 32,
 }
 DECODER: dict[str, Any] = {**TEXT_TOWER, "num_key_value_heads": 1, "max_position_embeddings": 256}
@@ -47,7 +49,7 @@ def words(
     if image_token is None:
         single = "<s> $A </s>" if begin else "$A </s>"
         core.post_processor = processors.TemplateProcessing(
-            single=single, pair=f"{single} $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+            single=single, pair=f"{single} $B", special_tokens=[("<s>", 1), ("</s>", IDS["</s>"])]
         )
     made = hf.PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -133,7 +135,7 @@ def siglip2() -> Built:
 
 
 def blip() -> Built:
-    text = {**TEXT_TOWER, "encoder_hidden_size": 32, "sep_token_id": 2}
+    text = {**TEXT_TOWER, "encoder_hidden_size": 32, "sep_token_id": IDS["</s>"]}
     config = hf.BlipConfig(text_config=text, vision_config=vision(), image_text_hidden_size=16)
     return spread(hf.BlipForImageTextRetrieval(config)), hf.BlipProcessor(
         hf.BlipImageProcessor(size=SQUARE), words(begin=True)

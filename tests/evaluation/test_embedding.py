@@ -16,7 +16,9 @@ IMAGES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2", "owlvit", "blip", "blip2", "colpali", "colqwen2"])
+@pytest.mark.parametrize(
+    "name", ["clip", "siglip", "siglip2", "owlvit", "blip", "blip2", "colpali", "colqwen2"]
+)
 def test_all_pairs_score_what_a_batch_of_them_does(name):
     model, processor = DUAL[name]()
     encoder = DualEncoder(model, processor)

@@ -6,10 +6,12 @@ import transformers as hf
 from PIL import Image
 
 from ressa.data import Batcher, CaptionedImage, Sample
+from ressa.dual import is_dual_encoder, itm_switch
 from ressa.errors import UsageError
 from ressa.evaluation import Kept, generation, likelihood, settings_of
+from ressa.evaluation.embedding import score_by_embedding
 from ressa.evaluation.likelihood import ImageFirst, log_likelihoods, score_pairs
-from ressa.evaluation.matching import is_dual_encoder, itm_switch, score_by_cosine, score_by_itm
+from ressa.evaluation.matching import score_by_itm
 from ressa.evaluation.tasks import Asking, task_named
 from tests.data.more_vlms import BLIP_TEXT
 from tests.data.vlms import (
@@ -201,13 +203,13 @@ def _clip():
 
 def test_two_encoders_score_by_their_cosine():
     model, processor = _clip()
-    assert is_dual_encoder(model)
-    scores = score_by_cosine(model, processor, IMAGES, CAPTIONS, batch_size=2)
+    assert is_dual_encoder(model, processor)
+    scores = score_by_embedding(model, processor, IMAGES, CAPTIONS, batch_size=2)
     inputs = processor(images=[i.image for i in IMAGES], text=CAPTIONS, padding=True, return_tensors="pt")
     with torch.inference_mode():
         output = model(**inputs)
     torch.testing.assert_close(scores, output.image_embeds @ output.text_embeds.T, rtol=1e-4, atol=1e-5)
-    assert retrieve(model, processor, IMAGES)["scoring"] == "cosine"
+    assert retrieve(model, processor, IMAGES)["scoring"] == "embeddings"
 
 
 def test_two_encoders_cannot_answer_questions():

@@ -91,9 +91,10 @@ class CaptionedImage(Sample):
 
 @dataclass(frozen=True)
 class LabelledImage(Sample):
-    """An image of one class; `label` is the class's name, in words."""
+    """An image of one class; `label` is the class's name, in words, `classes` are the names it was chosen among."""
 
     label: str = ""
+    classes: tuple[str, ...] = ()
 
 
 def picture_key(picture: Picture) -> Hashable:

@@ -102,15 +102,15 @@ class DualEncoder:
         finally:
             for handle in handles:
                 handle.remove()
-        images, texts = (_tensor(output, f"{kind}_embeds") for kind in ("image", "text"))
-        if images is None or texts is None:
+        seen_as, read_as = (_tensor(output, f"{kind}_embeds") for kind in ("image", "text"))
+        if seen_as is None or read_as is None:
             score = _tensor(output, "itm_score")
             if score is None:
                 raise UsageError(
                     f"The model gives no embeddings of pictures and texts (its output is a {type(output).__name__})."
                 )
-            images, texts = self._behind(score, seen)
-        return Embeddings(_unit(images), _unit(texts))
+            seen_as, read_as = self._behind(score, seen)
+        return Embeddings(_unit(seen_as), _unit(read_as))
 
     def late_vectors(self, run: Run, inputs: Inputs) -> Tensor:
         """A vector for each token of pages or of queries."""

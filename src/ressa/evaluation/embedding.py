@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ressa.data import Sample
 from ressa.data.images import ImageCache
@@ -18,9 +19,19 @@ TERMS = 2**26  # products of vectors at a time: a quarter of a gigabyte
 
 
 def score_by_embedding(
-    model: Any, processor: Any, images: Sequence[Sample], texts: Sequence[str], *, batch_size: int = 64
+    model: Any,
+    processor: Any,
+    images: Sequence[Sample],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 64,
+    together: int = 1,
 ) -> Tensor:
-    """MaxSim of all pairs, which is the cosine where each has one vector: float32 (images, texts) on the CPU."""
+    """MaxSim of all pairs, which is the cosine where each has one vector: float32 (images, texts) on the CPU.
+
+    together: so many texts in a row count as one, (images, texts / together): by the mean of their vectors, made of
+    length one, or, where a text has several, by the mean of their scores.
+    """
     embedding = Embedding(model, processor)
     cache = ImageCache()
     rows = []
@@ -33,13 +44,16 @@ def score_by_embedding(
             read.append(embedding.texts(texts[start : start + batch_size]))
             progress.advance(len(read[-1]))
         said = nn.utils.rnn.pad_sequence(list(chain.from_iterable(read)), batch_first=True)
+        if together > 1 and said.shape[1] == 1:
+            said, together = F.normalize(said.unflatten(0, (-1, together)).mean(1), dim=-1), 1
         for start in range(0, len(images), batch_size):
             part = cache.load_single(images[start : start + batch_size])
             seen = embedding.pictures(part)
             step = max(1, TERMS // (seen.shape[0] * seen.shape[1] * said.shape[1]))
             rows.append(torch.cat([similarity(seen, each).cpu() for each in said.split(step)], 1))
             progress.advance(len(part))
-    return torch.cat(rows)
+    scores = torch.cat(rows)
+    return scores if together == 1 else scores.unflatten(1, (-1, together)).mean(2)
 
 
 class Embedding:

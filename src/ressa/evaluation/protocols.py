@@ -10,7 +10,7 @@ A protocol is what one line of work does for all tasks:
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ressa.data.prompts import CAPTION, QUESTION
+from ressa.data.prompts import CAPTION, CLASS, QUESTION
 from ressa.errors import UsageError
 from ressa.evaluation.decoding import Decoding, Tokens
 from ressa.task_names import PROTOCOLS
@@ -98,6 +98,8 @@ def _llava() -> dict[str, Settings]:
     return found | dict.fromkeys(CAPTIONS, captions)
 
 
+ZEROSHOT = "zeroshot"
+
 _MADE = {"ressa": _ressa, "instructblip": _instructblip, "llava": _llava}
 
 
@@ -107,11 +109,12 @@ def settings_of(
     *,
     question: str | None = None,
     caption: str | None = None,
+    class_prompt: str | None = None,
     decoding: Decoding | None = None,
     **own: Any,
 ) -> Settings:
-    """The settings of a task by a protocol; question, caption: other prompts; decoding: other beams, lengths and
-    penalties; own: other values of `Settings`' fields.
+    """The settings of a task by a protocol; question, caption, class_prompt: other prompts; decoding: other beams,
+    lengths and penalties; own: other values of `Settings`' fields.
 
     What is None stays as the protocol has it. Raises UsageError for an unknown protocol, or a question's prompt without
     one `{}`.
@@ -120,6 +123,8 @@ def settings_of(
         raise UsageError(f"There is no protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
     if question is not None and question.count("{}") != 1:
         raise UsageError(f"the question prompt {question!r} needs one {{}} where the question goes.")
+    if task == ZEROSHOT:  # the same by every protocol
+        return Settings(class_prompt or CLASS)
     asked = decoding or Decoding()
     given = {"beams": asked.beams, "repetition_penalty": asked.repetition_penalty, **own}
     if task in CAPTIONS:

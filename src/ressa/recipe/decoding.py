@@ -60,6 +60,8 @@ class DecodingRecipe(PresetRecipe):
     """What stands around a question, which goes where the {} is."""
     caption_prompt: str | None = None
     """What asks for a caption."""
+    class_prompt: str | None = None
+    """What stands around a class's name, which goes where the {} is; several are separated by |."""
     choose: Literal["text", "letter", "generated"] | None = None
     """Multiple choice by the likelihood of an option's text or letter, or by the letter in a generated answer."""
     circular: bool | None = None
@@ -78,6 +80,15 @@ class DecodingRecipe(PresetRecipe):
             )
         return value
 
+    @field_validator("class_prompt")
+    @classmethod
+    def _check_classes(cls, value: str | None) -> str | None:
+        if value is not None and any(each.count("{}") != 1 for each in value.split("|")):
+            raise ValueError(
+                f"the prompt {brief(value)} says not where the class's name goes: write {{}} there, once"
+            )
+        return value
+
     def asking(self) -> dict[str, Any]:
         """How a model is asked, as `evaluation.draw` takes it."""
         own = ("protocol", "metric", "choose", "circular", "caption_metrics", "rerank")
@@ -85,6 +96,7 @@ class DecodingRecipe(PresetRecipe):
             **{name: getattr(self, name) for name in own},
             "question": self.question_prompt,
             "caption": self.caption_prompt,
+            "class_prompt": self.class_prompt,
             "decoding": Decoding(
                 beams=self.beams,
                 answer_tokens=None if self.answer_tokens is None else read_tokens(self.answer_tokens),

@@ -8,6 +8,7 @@ from ressa.evaluation.tasks.captions import Captions
 from ressa.evaluation.tasks.choices import Choices, MMBench
 from ressa.evaluation.tasks.questions import AnswerableQuestions, Questions, YesOrNo, right_or_wrong
 from ressa.evaluation.tasks.retrieval import Retrieval
+from ressa.evaluation.tasks.zeroshot import ZeroShot
 from ressa.task_names import EVERY_TASK
 
 _VQA = {
@@ -45,6 +46,7 @@ _TASKS: tuple[Task, ...] = (
     MMBench("mmbench", "Choosing MMBench answers"),
     Captions("nocaps", "Captioning NoCaps"),
     Captions("flickr30k", "Captioning Flickr30k"),
+    ZeroShot("zeroshot", "Choosing classes"),
 )
 
 TASKS_BY_NAME: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -20,10 +20,10 @@ class Retrieval(Task):
     whose image is among their k best. The score is the mean of TR@1 and IR@1.
 
     `scoring` says what a pair's score is: an image-text matching head's logit (with the similarity of the pair, among
-    the most similar candidates: BLIP's re-ranking), the cosine of two encoders, else the caption's log-likelihood given
-    the image. A likelihood also tells how likely a caption is at all, which favours short, common ones over an image's
-    own. `TR@1 prior-corrected` ranks by the log-likelihood minus its mean over the pool's images, an estimate of that
-    part; IR compares images for one caption, so the correction cannot change it.
+    the most similar candidates: BLIP's re-ranking), the similarity of a dual encoder's embeddings, else the caption's
+    log-likelihood given the image. A likelihood also tells how likely a caption is at all, which favours short, common
+    ones over an image's own. `TR@1 prior-corrected` ranks by the log-likelihood minus its mean over the pool's images,
+    an estimate of that part; IR compares images for one caption, so the correction cannot change it.
 
     The prediction of an image: where its captions, and it among the images for each of its captions, were ranked
     (`metrics.recall.Rank`), and its ten best captions.
@@ -91,8 +91,10 @@ def _scored(
     asking: Asking, images: Sequence[CaptionedImage], texts: list[str]
 ) -> tuple[str, "Tensor", "Tensor"]:
     """What a score is, and the scores (images, texts) to rank texts for each image by, and images for each text."""
+    from ressa.dual import is_dual_encoder, itm_switch
+    from ressa.evaluation.embedding import score_by_embedding
     from ressa.evaluation.likelihood import score_pairs
-    from ressa.evaluation.matching import itm_switch, score_by_cosine, score_by_itm, scores_itself
+    from ressa.evaluation.matching import score_by_itm
 
     model, processor, size = asking.model, asking.processor, asking.batch_size
     if itm_switch(model):
@@ -101,8 +103,8 @@ def _scored(
             model, processor, images, texts, candidates=candidates, batch_size=size, answers=asking.answers
         )
         return f"ITM head, {candidates} candidates", *both
-    if scores_itself(model):
-        scores = score_by_cosine(model, processor, images, texts, batch_size=size)
-        return "cosine", scores, scores
+    if is_dual_encoder(model, processor):
+        scores = score_by_embedding(model, processor, images, texts, batch_size=size)
+        return "embeddings", scores, scores
     scores = score_pairs(model, asking.batcher, images, texts, batch_size=size, answers=asking.answers)
     return "likelihood", scores, scores
