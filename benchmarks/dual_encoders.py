@@ -3,9 +3,9 @@
     python scripts/train_dual_encoder.py --output runs/clip
     python benchmarks/dual_encoders.py runs/clip -o runs/dual
 
-Retrieval chooses among 200 scenes and their 1,000 captions; zero-shot among the names of what is shown, on
-scenes that show one kind of thing. Each seed draws its own calibration and training samples. What is finished is not done again. `--variant
-name:key=value,…` adds a repair with other options of `RepairConfig` (such as `task:kd_weight=0`).
+Retrieval chooses among 200 scenes and their 1,000 captions; zero-shot among the names of what is shown, on scenes that
+show one kind of thing. Each seed draws its own calibration and training samples. What is finished is not done again.
+`--variant name:key=value,…` adds a repair with other options of `RepairConfig` (such as `task:kd_weight=0`).
 """
 
 import argparse
