@@ -36,6 +36,10 @@ def _run(recipe: Recipe, force: bool) -> Outcome:
         from ressa.commands.repair import run_repair
 
         return run_repair(recipe, force=force)
+    if isinstance(recipe, EvaluateRecipe) and recipe.harness is not None:
+        from ressa.commands.harness import run_harness
+
+        return run_harness(recipe)
     if isinstance(recipe, EvaluateRecipe):
         from ressa.commands.evaluate import run_evaluate
 

@@ -54,6 +54,9 @@ def _how(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(recipe: Mapping[str, Any]) -> str:
     """What the scores were found on, and how."""
+    if recipe.get("harness"):
+        some = f", {recipe['limit']} documents each" if recipe.get("limit") else ""
+        return f"By {recipe['harness']}, as it counts ({', '.join(recipe['harness_tasks'])}{some})."
     asked = {
         key: recipe.get(key) for key in ("split", "limit", "pool", "beams") if recipe.get(key) is not None
     }
@@ -71,10 +74,10 @@ def _on_hub(result: Mapping[str, Any]) -> list[EvalResult]:
         EvalResult(
             task_type=next((kind for task, kind in ON_HUB.items() if task in name), "image-text-to-text"),
             dataset_type=name,
-            dataset_name=f"{name} of {_data(result['recipe'])}",
-            dataset_split=result["recipe"].get("split"),
+            dataset_name=name if result["recipe"].get("harness") else f"{name} of {_data(result['recipe'])}",
+            dataset_split=None if result["recipe"].get("harness") else result["recipe"].get("split"),
             metric_type=score.get("metric") or "accuracy",
-            metric_value=round(score["score"], 2),
+            metric_value=round(score["score"], score.get("digits", 2)),
         )
         for name, score in result.get("tasks", {}).items()
     ]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
@@ -17,10 +16,11 @@ from ressa.recipe.fields import (
     Tasks,
     TestSplit,
 )
+from ressa.recipe.harness import HarnessRecipe
 from ressa.task_names import TASKS
 
 
-class EvaluateRecipe(DecodingRecipe):
+class EvaluateRecipe(HarnessRecipe):
     """Score a model on the tasks of a dataset folder."""
 
     command: Literal["evaluate"] = "evaluate"

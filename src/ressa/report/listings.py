@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ressa.report.table import NOTHING, Table, task_title
+from ressa.report.table import NOTHING, Table, shown, task_title
 
 
 def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
@@ -12,13 +12,14 @@ def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
     rows: list[tuple[str, ...]] = []
     sections = set()
     for task, score in result["tasks"].items():
-        rows.append((task_title(task, score), f"{score['score']:.1f}", str(score["n"])))
+        rows.append((task_title(task, score), shown(score["score"], score.get("digits")), str(score["n"])))
         parts = {kind: part["score"] for kind, part in score.get("kinds", {}).items()}
         counts = {kind: str(part["n"]) for kind, part in score.get("kinds", {}).items()}
         parts |= {name: score[name] for name in ("recall", "TR@1", "IR@1") if name in score}
         rows += [(f"  {name}", f"{value:.1f}", counts.get(name, "")) for name, value in parts.items()]
         sections.add(len(rows) - 1)
-    rows.append(("average", f"{result['average']:.1f}", ""))
+    if result["average"] is not None:
+        rows.append(("average", shown(result["average"]), ""))
     return Table(title, ("", "score", "samples"), tuple(rows), frozenset(sections))
 
 

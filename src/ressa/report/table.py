@@ -49,6 +49,11 @@ def task_title(name: str, score: Mapping[str, Any]) -> str:
     return f"{title} ({metric})" if metric else title
 
 
+def shown(score: float, digits: int | None = None) -> str:
+    """A score as tables show it: with one decimal, or with so many digits that count."""
+    return f"{score:.1f}" if digits is None else f"{score:.{digits}g}"
+
+
 def recovered(dense: float, pruned: float, repaired: float) -> float | None:
     """The share of what pruning lost that repair brought back: (repaired − pruned) / (dense − pruned).
 
@@ -69,8 +74,8 @@ def comparison_table(results: Mapping[str, Result], title: str = "") -> Table:
     rows: list[tuple[str, ...]] = []
     sections = set()
 
-    def add_score(label: str, scores: Sequence[float | None]) -> None:
-        cells = [NOTHING if score is None else f"{score:.1f}" for score in scores]
+    def add_score(label: str, scores: Sequence[float | None], digits: int | None = None) -> None:
+        cells = [NOTHING if score is None else shown(score, digits) for score in scores]
         if whole:
             by_name = dict(zip(names, scores, strict=True))
             three = [by_name[name] for name in ("dense", "pruned", "repaired")]
@@ -80,9 +85,14 @@ def comparison_table(results: Mapping[str, Result], title: str = "") -> Table:
         rows.append((label, *cells))
 
     for task, label in _tasks(results).items():
-        add_score(label, [_score(result, task) for result in results.values()])
+        digits = next(
+            (each["tasks"][task].get("digits") for each in results.values() if task in each["tasks"]), None
+        )
+        add_score(label, [_score(result, task) for result in results.values()], digits)
     sections.add(len(rows) - 1)
-    add_score("average", [result.get("average") for result in results.values()])
+    averages = [result.get("average") for result in results.values()]
+    if any(average is not None for average in averages):
+        add_score("average", averages)
     sections.add(len(rows) - 1)
     blank = (NOTHING,) if whole else ()
     for tower in _towers(results):
