@@ -15,6 +15,7 @@ from ressa.errors import UsageError
 from ressa.files import check_writable, write_json
 from ressa.harness import run_lmms_eval
 from ressa.locks import held
+from ressa.processes import are_several
 from ressa.provenance import fingerprint
 from ressa.recipe import EvaluateRecipe
 from ressa.report import scores_table
@@ -22,6 +23,8 @@ from ressa.report import scores_table
 
 def run_harness(recipe: EvaluateRecipe) -> Outcome:
     """Score by the harness that the recipe names; the model's answers are kept until all are there."""
+    if are_several():
+        raise UsageError(f"{recipe.harness} is run in one process: start `ressa evaluate --harness` in one.")
     find(recipe.model)
     if recipe.card is not None:
         check_card(recipe.card)
