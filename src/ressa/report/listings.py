@@ -6,6 +6,12 @@ from typing import Any
 
 from ressa.report.table import NOTHING, Table, shown, task_title
 
+PARTS = (
+    *("recall", "precision", "f1", "yes_ratio", "BLEU-4", "METEOR", "SPICE"),
+    *("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10"),
+)
+"""What a task may tell besides its score."""
+
 
 def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
     """What `ressa evaluate` found: a row a task and, indented beneath it, a row a kind; then the average."""
@@ -15,7 +21,7 @@ def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
         rows.append((task_title(task, score), shown(score["score"], score.get("digits")), str(score["n"])))
         parts = {kind: part["score"] for kind, part in score.get("kinds", {}).items()}
         counts = {kind: str(part["n"]) for kind, part in score.get("kinds", {}).items()}
-        parts |= {name: score[name] for name in ("recall", "TR@1", "IR@1") if name in score}
+        parts |= {name: score[name] for name in PARTS if name in score}
         rows += [(f"  {name}", f"{value:.1f}", counts.get(name, "")) for name, value in parts.items()]
         sections.add(len(rows) - 1)
     if result["average"] is not None:
