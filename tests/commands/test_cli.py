@@ -144,6 +144,24 @@ def test_inspect_finds_a_zero_that_moved(ressa, world, tmp_path):
     assert [layer["name"] in said.sentence for layer in found["layers"] if layer["holds"] is False] == [True]
 
 
+def test_predictions_lie_beside_the_scores_and_are_scored_again(ressa, world, tmp_path):
+    options = ["evaluate", world.llava, "--data", world.data, "--tasks", "vqa,gqa", "--limit", 3]
+    said = ressa(*options, "--json", tmp_path / "scores.json")
+    assert said.status == 0, said.err
+    predictions = tmp_path / "scores.predictions.jsonl"
+    assert f"Every answer is in {predictions}" in said.out.replace("\n", "")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    again = json.loads(ressa("score", predictions, "--json").out)
+    assert again["tasks"] == scores["tasks"]
+    lavis = ressa("score", predictions, "--metric", "lavis")
+    assert "GQA (LAVIS)" in lavis.out
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    assert ressa(*options, "--json", "--predictions", elsewhere).status == 0
+    assert len(elsewhere.read_text().splitlines()) == len(predictions.read_text().splitlines())
+    assert ressa("score", tmp_path / "nothing.jsonl").status == 2
+    assert ressa("score", predictions, "--split", "train", "--tasks", "gqa").status == 2
+
+
 def test_recipes_run_in_order_and_match_the_commands(ressa, world, tmp_path):
     pruned, repaired, scores = (tmp_path / name for name in ("pruned", "repaired", "scores.json"))
     (tmp_path / "all.yaml").write_text(
