@@ -4,13 +4,15 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from repairing.tiny import logits, pruned_pair, samples
 
 from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.errors import RunError
-from ressa.repairing import RepairConfig, reconstruct, repair
-from ressa.repairing.fitting import relative_rate
+from ressa.repairing import RepairConfig, fitting, reconstruct, reconstruction, repair
+from ressa.repairing.fitting import divided, relative_rate
 from ressa.repairing.reconstruction import batch_size, reconstruction_batches
 
 OPTIONS = {
@@ -105,6 +107,48 @@ def test_a_run_that_was_cut_short_skips_finished_blocks(tmp_path, monkeypatch):
     assert resumed.blocks == straight.blocks
     for ours, theirs in zip(resumed.vlm.model.parameters(), straight.vlm.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@given(st.integers(1, 200), st.floats(0, 0.5))
+def test_what_is_held_out_is_learned_from_by_none(count, share):
+    learned, judged = divided(count, share)
+    if int(count * share) == 0:
+        assert learned == judged == list(range(count))
+    else:
+        assert not set(learned) & set(judged)
+        assert sorted([*learned, *judged]) == list(range(count))
+        assert len(judged) == int(count * share)
+
+
+def test_the_epoch_that_is_best_on_what_is_held_out_is_kept(monkeypatch):
+    """The learning rate is raised in the middle, so that the last epochs are not the best."""
+    options = {**OPTIONS, "reconstruct_epochs": 10, "reconstruct_batch_size": 2}
+    config = RepairConfig(method="reconstruct", reconstruct_held_out=0.25, tune=("language",), **options)
+    pruned, masks, dense = pruned_pair("llava")
+    batches = reconstruction_batches(Batcher(dense.processor, dense.model.config), samples(16), config)
+    measure, measured = fitting._mean_error, []
+
+    def recorded(block, examples, numbers, bf16):
+        measured.append(measure(block, examples, numbers, bf16))
+        again.append(lambda: measure(block, examples, numbers, bf16))
+        return measured[-1]
+
+    monkeypatch.setattr(fitting, "_mean_error", recorded)
+    monkeypatch.setattr(fitting, "_cosine", lambda done: 1 if done < 0.5 else 50)
+    fit, errors, again = fitting.fit, [], []
+
+    def fitted(model, block, *arguments):
+        measured.clear()
+        found = fit(model, block, *arguments)
+        assert len(measured) == 1 + config.reconstruct_epochs
+        assert found == (measured[0], min(measured))
+        assert again[-1]() == pytest.approx(min(measured), rel=1e-5), "its weights are those of that epoch"
+        errors.append(list(measured))
+        return found
+
+    monkeypatch.setattr(reconstruction, "fit", fitted)
+    reconstruct(pruned.model, dense.model, masks, find_anatomy(pruned.model), batches, config)
+    assert all(each[0] > min(each) < each[-1] for each in errors)
 
 
 def test_divergence_is_one_sentence():

@@ -52,6 +52,9 @@ class RepairConfig(BaseModel):
         2**18
     )  # fewer samples where they have more: 128 of 2,048, as others calibrate on
     reconstruct_epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 10  # passes of each block over them
+    # The share of batches that a block does not learn from; it keeps its weights of the epoch that was best on these,
+    # or, where there are none, of the last one.
+    reconstruct_held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     # Whatever the number of processes, each of which does all of it. None: `reconstruction.batch_size`.
     reconstruct_batch_size: Positive | None = None
     reconstruct_rate: Above0 | None = None  # None: each layer's own, by its width and weights

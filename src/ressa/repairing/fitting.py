@@ -50,9 +50,8 @@ class Examples:
     def __len__(self) -> int:
         return len(self.calls)
 
-    def each(self, order: Sequence[int] | None = None) -> Iterator[Example]:
+    def each(self, order: Sequence[int]) -> Iterator[Example]:
         """Fresh copies where the block computes, by number; the next is on its way while one is used."""
-        order = range(len(self)) if order is None else order
         for place, number in enumerate(order):
             here = self.activations.fetch(self.calls[number], self.device)
             if place + 1 < len(order):
@@ -72,7 +71,8 @@ def fit(
     announce: Callable[[float], None] | None = None,
 ) -> tuple[float, float]:
     """Train the kept weights of a block's layers, held in float32; AdamW, cosine to a tenth of the rate, which is the
-    config's or each layer's own (`relative_rate`).
+    config's or each layer's own (`relative_rate`). Where examples are held out, the weights of the epoch that is best
+    on these are kept, and only these tell the errors.
 
     masks: of those layers that are pruned. Their dropped weights are zero and get no gradient, so they stay zero.
     announce: is told, once, how many seconds a step takes.
@@ -89,16 +89,17 @@ def fit(
         groups = [{"params": [weight], "lr": rate} for weight, rate in zip(weights, rates, strict=True)]
         fused = examples.device.type in ("cpu", "cuda") or None
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
-        total = config.reconstruct_epochs * len(examples)
+        learned, judged = divided(len(examples), config.reconstruct_held_out)
+        total = config.reconstruct_epochs * len(learned)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step / total))
-        start = [weight.detach().clone() for weight in weights]
-        before = _mean_error(block, examples, bf16)
+        best = [weight.detach().clone() for weight in weights]
+        before = least = _mean_error(block, examples, judged, bf16)
         watch = _Watch(examples.device, announce)
         try:
             with torch.enable_grad():
-                for _ in range(config.reconstruct_epochs):
-                    order = torch.randperm(len(examples), generator=generator).tolist()
-                    for example in examples.each(order):
+                for epoch in range(config.reconstruct_epochs):
+                    order = torch.randperm(len(learned), generator=generator).tolist()
+                    for example in examples.each([learned[place] for place in order]):
                         error(block, example, bf16).backward()
                         if config.max_grad_norm:
                             nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
@@ -106,14 +107,26 @@ def fit(
                         optimizer.zero_grad()
                         schedule.step()
                         watch.step()
+                    if config.reconstruct_held_out or epoch + 1 == config.reconstruct_epochs:
+                        with torch.no_grad():
+                            after = _mean_error(block, examples, judged, bf16)
+                            if after <= least:
+                                least = after
+                                torch._foreach_copy_(best, weights)
         finally:
             for hook in hooks:
                 hook.remove()
-        after = _mean_error(block, examples, bf16)
-        if not after <= before:
-            for weight, old in zip(weights, start, strict=True):
-                weight.copy_(old)
-    return before, min(after, before) if after < float("inf") else after
+        for weight, kept in zip(weights, best, strict=True):
+            weight.copy_(kept)
+    return before, least if after < float("inf") else after
+
+
+def divided(count: int, share: float) -> tuple[list[int], list[int]]:
+    """Numbers of the examples to learn from and of those to judge by: every so many-th is held out, and none where
+    nothing would be left; then all are both."""
+    held = [number for number in range(count) if int((number + 1) * share) > int(number * share)]
+    rest = sorted(set(range(count)) - set(held))
+    return (rest, held) if held and rest else (list(range(count)), list(range(count)))
 
 
 def relative_rate(weight: Tensor) -> float:
@@ -144,12 +157,12 @@ def _keep_zeros(weight: nn.Parameter, mask: Tensor) -> Any:
     return weight.register_post_accumulate_grad_hook(clear)
 
 
-def _mean_error(block: nn.Module, examples: Examples, bf16: bool) -> float:
-    """Summed where it is computed, and asked for once."""
+def _mean_error(block: nn.Module, examples: Examples, numbers: Sequence[int], bf16: bool) -> float:
+    """Of these examples; summed where it is computed, and asked for once."""
     total = torch.zeros((), device=examples.device)
-    for example in examples.each():
+    for example in examples.each(numbers):
         total += error(block, example, bf16)
-    return total.item() / len(examples)
+    return total.item() / len(numbers)
 
 
 def error(block: nn.Module, example: Example, bf16: bool) -> Tensor:
