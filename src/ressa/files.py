@@ -36,7 +36,7 @@ def fresh_directory(path: str | Path) -> Iterator[Path]:
     try:
         with told(path):
             yield work
-            _settle(work)
+            settle(work)
             if path.exists():
                 old = _beside(path, "old")
                 path.rename(old)
@@ -73,7 +73,7 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
     try:
         with told(path):
             yield work
-            _settle(work)
+            settle(work)
             work.replace(path)
             _flush(path.parent)
     finally:
@@ -225,7 +225,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """Everything at or below `path` is on the disk, and its files are as readable as new files are.
 
     safetensors makes files that only their owner can read.
@@ -250,4 +250,4 @@ def _flush(path: Path) -> None:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -182,6 +182,12 @@ def prune(
     def solve(name: str, weight: Tensor, gathered: Statistics | None) -> tuple[Tensor, Tensor]:
         if device is not None and (gathered is None or statistics_of == "dense"):
             weight = weight.to(device)
+        if not torch.isfinite(
+            weight.sum(dtype=torch.float32)
+        ):  # a sum of numbers that are no numbers is none
+            raise RunError(
+                f"The weight {name} holds NaN or infinity: its checkpoint is damaged, make or fetch it anew."
+            )
         mask, pruned = chosen.apply(weight, gathered, plan[name], name=name, seed=seed, **updating, **options)
         if stored_in is not None and stored_in.itemsize < pruned.itemsize:
             pruned = narrowed(pruned, stored_in).to(pruned.dtype)

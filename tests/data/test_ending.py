@@ -50,6 +50,14 @@ KINDS = {
         end="<|end|>",
         behind="<|endoftext|>",
     ),
+    "phi-3-vision, whose generation runs on to the end of the text": Kind(
+        turn="<|{role}|>\n{text}<|end|>\n",
+        flagged=("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"),
+        eos="<|endoftext|>",
+        stops=("<|endoftext|>",),
+        end="<|end|>",
+        behind="<|endoftext|>",
+    ),
     "qwen": Kind(
         turn=CHATML,
         flagged=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
@@ -188,6 +196,7 @@ def test_a_target_ends_as_answers_do_and_generation_stops_there(name):
         ("mistral", True),
         ("smollm2, its end not flagged and its eos a beginning", True),
         ("the same without a generation config", False),
+        ("phi-3-vision, whose generation runs on to the end of the text", False),
         ("no chat template, the tokenizer and the config at odds", False),
         ("t5, which ends every text itself", False),
     ],
@@ -218,6 +227,14 @@ def test_a_template_for_questions_only_says_nothing_of_answers():
     endings = find_endings(processor, [stop])
     assert [ending.ids for ending in endings.candidates] == [(stop,)]
     assert endings.agreed
+
+
+def test_a_template_that_does_not_repeat_the_answer_says_nothing_of_its_end():
+    processor = make_processor(KINDS["mistral"])
+    processor.chat_template = "{% for message in messages %}[{{ message['role'] }}]{% endfor %}</s>"
+    assert [ending.source for ending in find_endings(processor, []).candidates] == [
+        "the tokenizer's end of text"
+    ]
 
 
 def test_the_end_may_be_told():

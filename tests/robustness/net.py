@@ -75,8 +75,8 @@ class Net:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
-    def check(self, what: object, *arguments: object, may: Iterable[int] = (2,)) -> int:
-        """Run one command line; `may` are the exit codes it may have. Returns the exit code.
+    def check(self, what: object, *arguments: object, may: Iterable[int] = (2,), says: str = "") -> int:
+        """Run one command line; `may` are the exit codes it may have, `says` words of its sentence. Returns the code.
 
         Whatever the code: no traceback, the inputs as they were. Other than 0: one sentence, and nothing written.
         """
@@ -100,6 +100,8 @@ class Net:
             note(f"exit code {status}, not {' or '.join(map(str, may))}")
         elif status and (len(lines) != 1 or not 10 < len(lines[0]) < MOST or lines[0][-1] not in ".?"):
             note(f"{len(lines)} sentences")
+        elif status and says not in lines[0]:
+            note(f"a sentence without {says!r}")
         changed = sorted(path for path, about in before.items() if after.get(path) != about)
         appeared = sorted(path for path in after if path not in before)
         # A result; or, of a run that failed, the work that it goes on from once what ailed it is mended.

@@ -100,6 +100,34 @@ def test_files_of_a_model(net: Net) -> None:
                     net.problems.append(f"{name} {what} was taken by {run.__name__}")
 
 
+TURN = "{% for turn in messages %}{{ turn['role'] }}: {% for part in turn['content'] %}PART{% endfor %}\n{% endfor %}"
+TEXT = "{{ part['text'] }}"
+TEMPLATES = {
+    "no image": (TURN.replace("PART", TEXT), "leaves out the image"),
+    "no question": (TURN.replace("PART", "<image>"), "leaves out the question"),
+    "the content as Python shows it": (
+        "{% for turn in messages %}{{ turn['content'] }}{% endfor %}",
+        "image",
+    ),
+    "content that has to be text": ("{{ messages[0]['content'] + '!' }}", "fails"),
+    "two images": (TURN.replace("PART", f"<image>{TEXT}"), "image"),
+    "an error of its own": ("{{ raise_exception('system turn first') }}", "system turn first"),
+    "what is no template": ("{% for turn in %}", "fails"),
+    "what is forbidden": ("{{ ''.__class__.__mro__ }}", "fails"),
+    "an error of Python": ("{{ messages[0]['content'][99]['text']['a'] }}", "fails"),
+    "what divides by nothing": ("{{ 1 / 0 }}", "fails"),
+}
+
+
+@pytest.mark.parametrize("what", TEMPLATES)
+def test_a_chat_template(net: Net, what: str) -> None:
+    template, said = TEMPLATES[what]
+    model = net.model()
+    (model / "chat_template.jinja").write_text(template)
+    for run in (prune(net, model), ("evaluate", model, "--data", net.inputs.data, "--tasks", "vqa")):
+        net.check(what, *run, says=said)
+
+
 VALUES = (MISSING, None, True, 0, -1, 2.5, 10**12, "", "eight", [], {}, [None], float("nan"), "../x", 7)
 KEYS = [
     *(
@@ -178,6 +206,30 @@ def pickled(model: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
 
 
+def pickled_shards(model: Path, name: str, end: int | None = None) -> None:
+    """Two shards, of which the second is called `name` and ends where it is told."""
+    tensors = load_file(model / WEIGHTS)
+    (model / WEIGHTS).unlink()
+    files = {key: name if number % 2 else "first.bin" for number, key in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        torch.save({key: tensors[key] for key in tensors if files[key] == file}, model / file)
+    if end is not None:
+        os.truncate(model / name, end)
+    (model / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+def no_second_shard(model: Path) -> None:
+    pickled_shards(model, "second.bin")
+    (model / "second.bin").unlink()
+
+
+def elsewhere(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["transformers_weights"] = "other.safetensors"
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "other.safetensors").write_bytes((model / WEIGHTS).read_bytes())
+
+
 def own_code(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForImageTextToText": "code.Model"}
@@ -208,6 +260,11 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "an index of numbers": lambda model: index(model, {"a": 1}),
     "an index of a list": lambda model: index(model, []),
     "pickled weights": pickled,
+    "a pickled shard that is cut": lambda model: pickled_shards(model, "second.bin", 4000),
+    "a pickled shard that is empty": lambda model: pickled_shards(model, "second.bin", 0),
+    "a pickled shard out of the folder": lambda model: pickled_shards(model, "../second.bin"),
+    "a pickled shard that is missing": no_second_shard,
+    "weights of another name": elsewhere,
     "code of its own": own_code,
     "an adapter beside it": adapter,
     "a header of a terabyte": lambda model: (model / WEIGHTS).write_bytes(
@@ -226,6 +283,61 @@ def test_weights(net: Net, what: str, tmp_path: Path, monkeypatch: pytest.Monkey
     net.check(what, *prune(net, model), may=(1, 2))
     net.check(what, *inspect(net, model), may=(0, 1, 2))
     assert not os.listdir()  # nothing of the folder's own was run
+
+
+MISFITS: dict[str, tuple[str, tuple[str, ...], Any, str]] = {
+    "other pictures": (
+        "processor_config",
+        ("image_processor", "crop_size"),
+        {"height": 8, "width": 8},
+        "(8*8",
+    ),
+    "pictures of no size": ("processor_config", ("image_processor", "size"), {"shortest_edge": 0}, ""),
+    "pictures larger than any": (
+        "processor_config",
+        ("image_processor", "crop_size", "width"),
+        10**7,
+        "10000000",
+    ),
+    "patches of no size": ("processor_config", ("patch_size",), 0, "fails on any picture"),
+    "another number of image tokens": (
+        "processor_config",
+        ("num_additional_image_tokens",),
+        7,
+        "tokens do not",
+    ),
+    "a billion image tokens": ("processor_config", ("num_additional_image_tokens",), 10**9, "1000000000"),
+    "a scale that is text": ("processor_config", ("image_processor", "rescale_factor"), "x", "any picture"),
+    "pictures divided by nothing": (
+        "processor_config",
+        ("image_processor", "image_std"),
+        [0, 0, 0],
+        "not numbers",
+    ),
+    "an end that is text": ("generation_config", ("eos_token_id",), "</s>", "eos_token_id"),
+    "a penalty that cannot be": ("generation_config", ("repetition_penalty",), -1.0, "penalty"),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_files_that_are_not_of_one_model(net: Net, what: str) -> None:
+    name, path, value, said = MISFITS[what]
+    model = net.model()
+    config = json.loads((model / f"{name}.json").read_text())
+    put(config, path, value)
+    (model / f"{name}.json").write_text(json.dumps(config))
+    run = ("evaluate", model, "--data", net.inputs.data, "--tasks", "vqa")
+    net.check(what, *run, may=(1, 2), says=said)
+
+
+def test_several_answers_a_question_are_not_asked_for(net: Net) -> None:
+    model = net.model()
+    config = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(
+        json.dumps({**config, "do_sample": True, "num_return_sequences": 3})
+    )
+    run = ("evaluate", model, "--data", net.inputs.data, "--tasks", "vqa")
+    net.check("three answers", *run, may=(0,))
 
 
 RESULT_VALUES = (

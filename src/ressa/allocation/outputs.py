@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ressa.errors import UsageError
+from ressa.misfit import misfit_told
 
 IGNORED = -100
 
@@ -52,7 +53,8 @@ class Outputs:
     def logits(self, index: int) -> Tensor:
         """fp32 (tokens, vocabulary) at the supervised tokens of one batch."""
         batch = self.batches[index]
-        logits = getattr(self.model(**batch), "logits", None)
+        with misfit_told():
+            logits = getattr(self.model(**batch), "logits", None)
         if logits is None:
             raise UsageError(
                 f"{type(self.model).__name__} gives no logits for its words, so nothing can be measured on it: "

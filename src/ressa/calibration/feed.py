@@ -15,6 +15,7 @@ from ressa.anatomy import Anatomy, Block, Chain
 from ressa.calibration.activations import Activations
 from ressa.calibration.capture import StandIn, call_order
 from ressa.calibration.lending import Lender, Shelf, lent, moved
+from ressa.misfit import misfit_told
 
 Batch = Mapping[str, Tensor]
 
@@ -123,7 +124,8 @@ class Feed:
             for chain in self.anatomy.chains(tower)
             for block in chain.blocks
         }
-        seen = call_order(partial(self.forward, batch), self.blocks)
+        with misfit_told():
+            seen = call_order(partial(self.forward, batch), self.blocks)
         steps: list[Step] = []
         after_text = False
         for name, found in seen.items():

@@ -29,6 +29,9 @@ MOST = {
     r"(layers?|experts?|blocks?|stages?|depths?)$": 10_000,
     r"(size|dim|width|heads|channels|d_model|d_ff|d_kv|embeddings|positions|queries|tokens)$": 10**8,
 }
+# Likewise of a processor's: pixels of a side, tokens of an image. Edges may count pixels of a whole picture.
+MOST_OF_A_PICTURE = {r"^(height|width)$": 20_000, r"(tokens|seq_length)$": 100_000, r"edge$": 10**9}
+OF_PICTURES = ("processor_config.json", "preprocessor_config.json")
 
 
 def companions_folder(place: Path | str) -> Path:
@@ -39,17 +42,36 @@ def companions_folder(place: Path | str) -> Path:
 
 
 def check_companions(folder: Path) -> None:
-    """Raises UsageError for a config or tokenizer file that is no JSON object: transformers passes some of them
-    by, and of others it does not say which."""
+    """Raises UsageError for a config or tokenizer file that is no JSON object, names a token by what is no number,
+    or asks for pictures that no model sees: transformers passes some of that by, and of the rest it does not say
+    in which file it is."""
     for path in sorted({*folder.glob("*_config.json"), *folder.glob("tokenizer.json")}):
-        _json_object(path)
+        found = _json_object(path)
+        for key, value in found.items():
+            if key.endswith("_token_id") and not _are_tokens(value):
+                raise UsageError(f"{path} has {key} {brief(value)}: make that the number of a token.")
+        if path.name in OF_PICTURES:
+            _check_numbers(path, found, MOST_OF_A_PICTURE)
+
+
+def _are_tokens(value: Any) -> bool:
+    """Whether a config's value is a token's number, several, or none."""
+    ids = value if isinstance(value, list) else [value]
+    return all(
+        one is None or (isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31)
+        for one in ids
+    )
 
 
 def check_sizes(folder: Path) -> None:
     """Raises UsageError for a config.json that asks for more than any model has: making it would fill the memory."""
     path = folder / CONFIG
-    for key, value in _numbers(_json_object(path)):
-        if any(value > most and re.search(pattern, key) for pattern, most in MOST.items()):
+    _check_numbers(path, _json_object(path), MOST)
+
+
+def _check_numbers(path: Path, config: dict[str, Any], bounds: dict[str, int]) -> None:
+    for key, value in _numbers(config):
+        if any(value > most and re.search(pattern, key) for pattern, most in bounds.items()):
             raise UsageError(
                 f"{path} says that {key} is {brief(value)}, which no model has: make or fetch it anew."
             )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ressa.checkpoint.place import CONFIG, read_config
-from ressa.errors import RunError, UsageError
+from ressa.errors import RunError, UsageError, brief
 from ressa.fused import Part
 from ressa.runtime.format import MARKER, POSITIONS, SHAPE, WEIGHT, beside, is_packed
 from ressa.runtime.packing import PackedWeight
@@ -192,18 +193,37 @@ def read_places(path: Path) -> dict[str, Place]:
 
 def check_weights(folder: Path) -> None:
     """Raises RunError for a folder whose weights are damaged or not all there, as far as headers tell, and
-    UsageError for one that has none, or fewer tensors than its config has layers."""
-    stored = StoredTensors(folder)
+    UsageError for one that has none, fewer tensors than its config has layers, or others than those looked for here."""
+    stored, config = StoredTensors(folder), read_config(folder)
+    if (named := config.get("transformers_weights")) not in (None, SINGLE, INDEX):
+        raise UsageError(
+            f"{folder / CONFIG} says that the weights are in {brief(named)} (transformers_weights): store them as "
+            f"{SINGLE}."
+        )
+    if not stored.files:
+        _check_pickled(folder)
     if lost := sorted(key for key in stored if key not in stored.places):
         raise RunError(
             f"{folder / stored.files[lost[0]]} lacks {lost[0]}, which the index places there: fetch both anew."
         )
-    for key, layers in _numbers_of_layers(read_config(folder)):
+    for key, layers in _numbers_of_layers(config):
         if stored.files and layers > len(stored):
             raise UsageError(
                 f"{folder / CONFIG} says {key} {layers}, and the weights are {len(stored)} tensors in all: make "
                 "them agree."
             )
+
+
+def _check_pickled(folder: Path) -> None:
+    """Raises RunError for pickled weights that are cut short or, shards, not all beside their index."""
+    single, index = PICKLED
+    names = {single} if (folder / single).is_file() else set(_read_index(folder / index).values())
+    for path in (folder / name for name in sorted(names)):
+        with path.open("rb") as file:
+            start = file.read(2)
+        # What torch.save writes is a zip archive, whose table stands at its end; what it once wrote is one pickle.
+        if not (zipfile.is_zipfile(path) if start == b"PK" else start[:1] == b"\x80"):
+            raise RunError(f"{path} is damaged or cut short: make or fetch it anew.")
 
 
 def _numbers_of_layers(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -227,7 +247,7 @@ def _read_index(path: Path) -> dict[str, str]:
                 f"{path} names {str(name)[:100]}, which is no file beside it: make or fetch it anew."
             )
         if not (path.parent / name).is_file():
-            raise RunError(f"{path.parent} lacks {name}, which {INDEX} names: fetch it.")
+            raise RunError(f"{path.parent} lacks {name}, which {path.name} names: fetch it.")
     return files
 
 

@@ -70,9 +70,8 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
     updates = get_method(recipe.method).updates_weights
-    room = size_of(vlm.model) * (
-        2 if updates else 1
-    )  # finished blocks, where they do not stay, and the result
+    # The result, finished blocks where they do not stay, as wide as they are computed, and the plain form of a packed one.
+    room = size_of(vlm.model) * (1 + updates * (2 if widens else 1) + recipe.packed)
     with work_folder(recipe.output, begun, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         with watch.on("load"):

@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ressa.checkpoint import Manifest, descent, find, lasting_name, read_manifest
 from ressa.commands.inputs import draw_samples, find_dtype, fitting
@@ -16,6 +16,12 @@ from ressa.recipe import RepairRecipe
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
 from ressa.warned import recorded
+
+if TYPE_CHECKING:
+    import torch
+
+    from ressa.repairing import RepairConfig
+    from ressa.sparsity import PackedMasks
 
 
 @one_at_a_time
@@ -63,7 +69,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         )
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
-    room = 2 * size_of(vlm.model)  # finished blocks and the result
+    room = _room(vlm.model, masks, config, device) + recipe.packed * size_of(vlm.model)
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
@@ -110,6 +116,32 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             manifest = store(recipe.output, result.vlm, manifest=manifest, masks=masks)
         meet(device)
     return _outcome(recipe, manifest, f"The repaired model is in {recipe.output}.")
+
+
+def _room(model: Any, masks: "PackedMasks", config: "RepairConfig", device: "torch.device") -> int:
+    """Bytes that a repair writes: reconstructed blocks, checkpoints of the training, and the result."""
+    from ressa.anatomy import find_anatomy
+    from ressa.checkpoint import size_of
+    from ressa.fast_dtype import is_slow
+
+    shapes = {name: (len(masks.packed(name)), masks.width(name)) for name in masks}
+    pruned = sum(rows * width for rows, width in shapes.values())
+    wide = 4 if is_slow(model, device) else model.dtype.itemsize
+    blocks = wide * pruned if config.reconstructs else 0
+    if config.method == "reconstruct":
+        trained = 0
+    elif config.method == "masked_finetune":
+        trained = pruned
+    else:
+        anatomy = find_anatomy(model)
+        trained = sum(
+            config.rank(tower) * sum(shapes[name])
+            for tower in config.tune
+            for name in anatomy.linears(tower)
+            if name in shapes
+        )
+    # Three float32 a trained weight: itself and AdamW's two. Two checkpoints are there while a third is written.
+    return size_of(model) + blocks + 12 * trained * min(3, config.checkpoints)
 
 
 def _find_dense(recipe: RepairRecipe, pruned: Manifest) -> None:

@@ -19,11 +19,17 @@ NOTES = {NOTE, "pruning.json", "repair.json"}  # what a run writes before it has
 
 def one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
     """A command that writes its recipe's `output` runs only where that can be written, and while no other run
-    does so; a second one is told who does. Raises UsageError and RunError before anything is done."""
+    does so; a second one is told who does. Raises UsageError and RunError before anything is done.
+
+    A result that is there is only shown, which takes neither: it may lie where nothing can be written.
+    """
 
     @functools.wraps(run)
     def locked(recipe: Any, **options: Any) -> Any:
-        if recipe.output is None or not is_first():
+        there = (
+            recipe.output is not None and (recipe.output / MANIFEST).is_file() and not options.get("force")
+        )
+        if recipe.output is None or there or not is_first():
             return run(recipe, **options)
         check_writable(recipe.output)
         with held(recipe.output):

@@ -344,14 +344,21 @@ class Batcher:
         images = self._images.load(samples)
         try:
             return self.text.process(images, texts)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             if len(samples) > 1:
                 for sample, text in zip(samples, texts, strict=True):
                     self._processed([sample], [text])
                 raise
-            name, reason = samples[0].id or "(unnamed)", " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            if not self.text.processes_anything():
+                raise UsageError(
+                    f"The model's processor fails on any picture ({reason}): mend its files, or fetch them anew."
+                ) from error
             raise UsageError(
-                f"sample {name} is refused by the model's processor ({reason}): correct it, or take it out."
+                f"sample {samples[0].id or '(unnamed)'} is refused by the model's processor ({reason}): correct it, "
+                "or take it out."
             ) from error
 
     def _padded(self, rows: dict[str, Rows], left: bool) -> dict[str, Tensor]:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 ANSWER = "zebra"  # no template writes this of its own accord
 TEMPLATE = "the chat template's end of a turn"
 
@@ -66,8 +64,10 @@ def find_endings(processor: Any, stops: Sequence[int]) -> Endings:
     own = tokenizer.eos_token_id if added is None else added
     by_tokenizer = [] if own is None else [_single(tokenizer, own, "the tokenizer's end of text")]
     written = _written(processor, stops)
-    if written and (stopping := [token for token in written if token in stops]):
-        return Endings((_single(tokenizer, stopping[0], TEMPLATE),), tuple(stops), agreed=True)
+    # The end is the first token there that is no plain text; Phi-3 writes <|end|> and then <|endoftext|>.
+    ends = [token for token in written if token in stops or token in tokenizer.added_tokens_decoder]
+    if ends and ends[0] in stops:
+        return Endings((_single(tokenizer, ends[0], TEMPLATE),), tuple(stops), agreed=True)
     if written:
         found = [_end_of_turn(tokenizer, written, stops), *by_config, *by_tokenizer]
     elif own in stops or added is not None:
@@ -107,10 +107,23 @@ def _written(processor: Any, stops: Sequence[int]) -> list[int]:
 
 def _behind(processor: Any, turns: list[dict[str, Any]]) -> list[int]:
     try:
-        text = processor.apply_chat_template(turns, tokenize=False)
-    except (ValueError, TypeError, TemplateError):  # a template for questions only
+        text = rendered(processor, turns)
+    except TemplateFailure:  # a template for questions only
         return []
-    return processor.tokenizer.encode(text.rpartition(ANSWER)[2].strip(), add_special_tokens=False)
+    _, answer, behind = text.rpartition(ANSWER)
+    return processor.tokenizer.encode(behind.strip(), add_special_tokens=False) if answer else []
+
+
+class TemplateFailure(Exception):
+    """What a chat template, which is a program, stumbled over."""
+
+
+def rendered(processor: Any, turns: list[dict[str, Any]], **options: Any) -> str:
+    """Chat turns in the processor's template. Raises TemplateFailure."""
+    try:
+        return processor.apply_chat_template(turns, tokenize=False, **options)
+    except Exception as error:  # whatever its author wrote
+        raise TemplateFailure(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
 def _end_of_turn(tokenizer: Any, written: list[int], stops: Sequence[int]) -> Ending:

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from ressa.data.ending import ANSWER, Ending, appended_token, find_endings
+from ressa.data.ending import ANSWER, Ending, TemplateFailure, appended_token, find_endings, rendered
 from ressa.data.sample import PICTURE
 from ressa.errors import UsageError
+
+PROBE = "giraffe"  # a question that no template asks of its own accord
+MEND_TEMPLATE = "mend it, or take it out of the model's folder to ask without one"
 
 
 class Text:
@@ -46,6 +48,20 @@ class Text:
         self.image_token_id: int = -1  # no token's id
         if self.image_token is not None:
             self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self._check_template()
+
+    def _check_template(self) -> None:
+        """Raises UsageError for a chat template that fails, or leaves out the question or the image."""
+        if not getattr(self.processor, "chat_template", None):
+            return
+        (text,) = self.segments([PROBE])
+        if PROBE not in text:
+            raise UsageError(f"The model's chat template leaves out the question: {MEND_TEMPLATE}.")
+        shown = self.image_token is None or self.image_token in text
+        if not shown and not self._image_tokens(text):  # Gemma 3's processor makes it of another token
+            raise UsageError(
+                f"The model's chat template leaves out the image ({self.image_token}): {MEND_TEMPLATE}."
+            )
 
     def segments(self, questions: Sequence[str], pictures: int = 1) -> list[str]:
         """What the model reads before each answer: questions in the chat template or behind the image placeholders.
@@ -70,10 +86,10 @@ class Text:
             ]
             turns.append({"role": "user", "content": content})
         try:
-            text = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+            text = rendered(self.processor, turns, add_generation_prompt=True)
+        except TemplateFailure as error:
             if len(turns) == 1:
-                raise
+                raise UsageError(f"The model's chat template fails ({error}): {MEND_TEMPLATE}.") from None
             raise UsageError(
                 f"the model's chat template refuses a conversation of several turns ({error}): leave it out."
             ) from None
@@ -131,6 +147,14 @@ class Text:
             if had_no_padding:
                 self.tokenizer.pad_token = None
 
+    def processes_anything(self) -> bool:
+        """Whether the processor takes a plain picture and a short question."""
+        try:
+            self.process([[Image.new("RGB", (336, 336))]], self.segments([PROBE]))
+        except Exception:
+            return False
+        return True
+
     @cached_property
     def _placeholder(self) -> str:
         """What marks the image in front of a prompt: nothing where the processor does it alone (BLIP-2).
@@ -150,10 +174,11 @@ class Text:
             ids = self.process([[_blank() for _ in range(pictures)]], [text])["input_ids"]
         except (
             ValueError,
-            IndexError,
-            RuntimeError,
+            LookupError,
             TypeError,
-        ):  # so says a processor that wants a placeholder
+            ArithmeticError,
+            RuntimeError,
+        ):  # it wants a placeholder, or fails
             return 0
         return int((ids == self.image_token_id).sum())
 

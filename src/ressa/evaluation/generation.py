@@ -12,6 +12,7 @@ from ressa.data.sample import image_key
 from ressa.errors import RunError, UsageError
 from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
+from ressa.misfit import misfit_told
 from ressa.progress import bar
 
 
@@ -44,6 +45,7 @@ def generate(
     answers = Kept().of(description) if answers is None else answers
     # Sampling settings that a checkpoint may carry are taken away: they have no meaning here, and warn.
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    options |= {"num_return_sequences": 1, "return_dict_in_generate": False}
     options |= batcher.stopping()
     if min_new_tokens:
         options["min_new_tokens"] = min_new_tokens
@@ -71,13 +73,14 @@ def generate(
                 prompt = 0 if batcher.encoder_decoder else inputs["input_ids"].shape[1]
                 processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt))
             sharing.show([image_key(sample) for sample in part])
-            generated = model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                num_beams=beams,
-                logits_processor=processors,
-                **options,
-            )
+            with misfit_told():
+                generated = model.generate(
+                    **inputs,
+                    max_new_tokens=max_new_tokens,
+                    num_beams=beams,
+                    logits_processor=processors,
+                    **options,
+                )
             watch.report(model)
             answers.keep(dict(zip(places, batcher.decode(generated, inputs), strict=True)))
             progress.advance(len(part))

@@ -24,6 +24,7 @@ from ressa.data.sample import image_key
 from ressa.evaluation.generation import keep_row, no_numbers, on_model
 from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
+from ressa.misfit import misfit_told
 from ressa.progress import bar
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def log_likelihoods(model: Any, batcher: Batcher, samples: Sequence[Sample]) -> 
     """The definition, on one batch: Σ log p over each sample's target tokens, float32 (B,)."""
     inputs = on_model(batcher.training(samples), model)
     labels = inputs["labels"]
-    logits = along(model(**inputs).logits, labels)
+    with misfit_told():
+        logits = along(model(**inputs).logits, labels)
     if not batcher.encoder_decoder:  # position t predicts token t + 1
         logits, labels = logits[:, :-1], labels[:, 1:]
     return _picked(logits, labels)

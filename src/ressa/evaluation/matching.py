@@ -16,6 +16,7 @@ from ressa.evaluation.embedding import score_by_embedding
 from ressa.evaluation.generation import no_numbers, on_model
 from ressa.evaluation.kept import Answers, Kept
 from ressa.evaluation.shared_vision import shared_vision
+from ressa.misfit import misfit_told
 from ressa.progress import bar
 
 
@@ -54,7 +55,8 @@ def score_by_itm(
                 texts = [captions[column] for column in columns]
                 inputs = _processed(processor, cache.load_single([images[row]] * len(texts)), texts)
                 sharing.show([image_key(images[row])] * len(texts))
-                logits = _output(model(**on_model(inputs, model), **switch))  # (B, 2): no match, match
+                with misfit_told():
+                    logits = _output(model(**on_model(inputs, model), **switch))  # (B, 2): no match, match
                 found.append(logits[:, 1])
                 progress.advance(len(texts))
             scores = torch.cat(found) if found else torch.empty(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ressa.errors import UsageError
-from ressa.files import read_json, write_json
+from ressa.files import read_json, settle, write_json
 from ressa.processes import is_first
 from ressa.warned import warn
 
@@ -41,7 +41,8 @@ def forget(folder: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write down what the files of a finished checkpoint are."""
+    """Write down what the files of a finished checkpoint are, once they are on the disk."""
+    settle(folder)
     files = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != SEAL}
     write_json(folder / SEAL, files)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ressa.errors import UsageError
+from ressa.misfit import misfit_told
 
 
 def logits_of(output: Any) -> Tensor:
@@ -148,7 +149,7 @@ class Forward:
                 name: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
                 for name, value in batch.items()
             }
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), misfit_told():
                 return model(**inputs)
 
         try:

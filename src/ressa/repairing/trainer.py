@@ -16,6 +16,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ressa.errors import RunError
+from ressa.misfit import misfit_told
 from ressa.repairing.checkpoints import seal
 from ressa.repairing.forward import cast_floats
 from ressa.repairing.objective import Objective
@@ -86,9 +87,10 @@ class RepairTrainer(Trainer):
         if num_items_in_batch is None:
             num_items_in_batch = self.objective.counts([inputs]).to(self.args.device)
         inputs = cast_floats(inputs, next(self.network.parameters()).dtype)
-        parts = self.objective.losses(
-            model, self.network, self.teacher, inputs, num_items_in_batch.clamp_min(1)
-        )
+        with misfit_told():
+            parts = self.objective.losses(
+                model, self.network, self.teacher, inputs, num_items_in_batch.clamp_min(1)
+            )
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         for name, (_, value) in parts.items():
             self._parts[name] = self._parts.get(name, 0) + value.detach()

@@ -39,15 +39,25 @@ def differing_weight(model: nn.Module, masks: Masks, dense: DenseWeights) -> str
 
 
 def check_dense(model: nn.Module, dense: DenseWeights, pruned: Collection[str]) -> None:
-    """Raises UsageError if `dense` is a model of another shape, and warns if it is another one of the same shape.
+    """Raises UsageError if `dense` is a model of another shape or holds no numbers (NaN), and warns if it is another
+    one of the same shape.
 
     pruned: the layers that pruning or a repair may have changed; all else must be the same.
     """
     theirs, other = _tensors(dense), None
+    if more := sorted(theirs.keys() - dict(model.named_parameters())) if isinstance(dense, nn.Module) else []:
+        raise UsageError(
+            f"The dense model has {len(more)} weights that the pruned one lacks (such as {more[0]}): give the model "
+            "that was pruned."
+        )
     for name, parameter in model.named_parameters():
         if name not in theirs or theirs[name].shape != parameter.shape:
             raise UsageError(
                 f"The dense model has no {name} of the same shape: give the model that was pruned."
+            )
+        if not torch.isfinite(theirs[name].detach().sum(dtype=torch.float32)):  # a sum with NaN in it is none
+            raise UsageError(
+                f"The dense model's {name} holds NaN or infinity, so it can teach nothing: its checkpoint is damaged."
             )
         if other is None and name.rpartition(".")[0] not in pruned:
             ours = parameter.detach()
