@@ -70,7 +70,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}
     updates = get_method(recipe.method).updates_weights
-    # The result, finished blocks where they do not stay, as wide as they are computed, and the plain form of a packed one.
+    # The result, finished blocks where they do not stay (as wide as they are computed), a packed one's plain form.
     room = size_of(vlm.model) * (1 + updates * (2 if widens else 1) + recipe.packed)
     with work_folder(recipe.output, begun, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
