@@ -194,7 +194,10 @@ def test_families_that_take_one_picture_say_so(name):
 
 
 def test_a_template_for_one_turn_refuses_conversations():
-    one_turn = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}<image> question:"
+    one_turn = (
+        "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+        "<image> {{ messages[0]['content'][-1]['text'] }}"
+    )
     _, batcher = batcher_of("llava", one_turn)
     with pytest.raises(UsageError, match="refuses a conversation of several turns"):
         batcher.training([TALK])
