@@ -128,17 +128,20 @@ class ChatTokens:
         processor, config = make_processor(vision_folder, language_folder)
         self.text = Batcher(processor, config).text
         self.tokenizer = processor.tokenizer
-        before, _, _ = self.text.render("").partition(IMAGE)
+        before, _, _ = self._asked("").partition(IMAGE)
         self.lead: list[int] = self._ids([before])[0]
         """What stands before the image of every prompt."""
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """What stands behind the image."""
-        return self._ids([self.text.render(prompt).partition(IMAGE)[2] for prompt in prompts])
+        return self._ids([self._asked(prompt).partition(IMAGE)[2] for prompt in prompts])
 
     def targets(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
         """Answers, end of turn included."""
-        return self.text.target_ids(list(prompts), list(targets))
+        return self.text.target_ids([self._asked(prompt) for prompt in prompts], list(targets))
+
+    def _asked(self, prompt: str) -> str:
+        return self.text.segments([prompt])[0]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -41,12 +41,21 @@ def _wait_patiently() -> None:
 
 
 def _json_values(arguments: Sequence[str]) -> list[str]:
-    """Give a bare `--json` its value, `-`; what follows it is a file name if it ends in .json or is `-`."""
+    """Give a bare `--json` its value, `-`; what follows it is a file name if it ends in .json, or is `-` or a device.
+
+    `/dev/stdout` is `-` too: where a shell sends it to a file, that file would be taken away from under the shell.
+    """
     given = list(arguments)
     for index, word in enumerate(given):
         following = given[index + 1] if index + 1 < len(given) else ""
-        if word == "--json" and following != "-" and not following.endswith(".json"):
+        if word == "--json" and not (
+            following == "-" or following.endswith(".json") or following.startswith("/dev/")
+        ):
             given[index] = "--json=-"
+        elif word == "--json=/dev/stdout":
+            given[index] = "--json=-"
+        elif word == "--json" and following == "/dev/stdout":
+            given[index + 1] = "-"
     return given
 
 

@@ -28,8 +28,10 @@ def _try_target(json_target: str | None) -> None:
         return
     from ressa.files import check_writable
 
-    if Path(json_target).is_dir():
-        raise UsageError(f"{json_target} is a folder: give --json the name of a file that ends in .json.")
+    if not json_target or Path(json_target).is_dir():
+        raise UsageError(
+            f"{json_target or 'Nothing'} is no file: give --json the name of one that ends in .json."
+        )
     check_writable(json_target)
 
 

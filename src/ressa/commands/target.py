@@ -89,7 +89,9 @@ def work_folder(output: Path, identity: dict[str, Any], *, force: bool, room: in
         yield folder
         return
     done = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    check_writable(output, room=max(0, room - done))
+    check_writable(
+        output, room=max(0, int(1.05 * room) - done)
+    )  # files of the tokenizer, a file system's own
     note = folder / NOTE
     begun = read_json(note)
     if begun is None or not _holds_work(folder) or (force and begun != identity):
