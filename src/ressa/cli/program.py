@@ -48,11 +48,8 @@ def _json_values(arguments: Sequence[str]) -> list[str]:
     given = list(arguments)
     for index, word in enumerate(given):
         following = given[index + 1] if index + 1 < len(given) else ""
-        if word == "--json" and not (
-            following == "-" or following.endswith(".json") or following.startswith("/dev/")
-        ):
-            given[index] = "--json=-"
-        elif word == "--json=/dev/stdout":
+        names = following == "-" or following.endswith(".json") or following.startswith("/dev/")
+        if word == "--json=/dev/stdout" or (word == "--json" and not names):
             given[index] = "--json=-"
         elif word == "--json" and following == "/dev/stdout":
             given[index + 1] = "-"
