@@ -21,13 +21,26 @@ from ressa.cli import (  # noqa: F401 (they register commands)
 from ressa.cli.app import Interrupted, app
 from ressa.errors import RunError, UsageError
 
+ORDER = (
+    *("demo", "prune", "repair", "evaluate", "score", "report", "sweep", "run"),
+    *("inspect", "pack", "unpack", "bench", "data", "push"),
+)
+"""Of the commands in the help: what one does first."""
+
 LONGEST = 1000  # characters of a sentence; of a longer one, whatever it quotes, the ends are shown
 
 
 @functools.cache
 def _parser() -> Any:
     """What reads a command line, made once."""
-    return typer.main.get_command(app)
+    parser: Any = typer.main.get_command(app)
+    parser.commands = {name: parser.commands[name] for name in sorted(parser.commands, key=_place)}
+    return parser
+
+
+def _place(name: str) -> int:
+    """Of a command in the help."""
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _wait_patiently() -> None:
