@@ -33,6 +33,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(function.__name__)(interruptible(function))
 
 
+def subcommand(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same, within a group of commands."""
+    return lambda function: group.command(name)(interruptible(function))
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"ressa {__version__}")

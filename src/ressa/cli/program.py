@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from ressa.cli import (  # noqa: F401 (they register commands)
+    data_commands,
     folder_commands,
     hub_commands,
     predictions_commands,

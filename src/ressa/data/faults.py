@@ -62,9 +62,14 @@ class Faults:
             raise UsageError(f"{file} has no {what}: give a file that has some.")
         raise UsageError(f"{file} has no {what} that can be used: correct it.", table(list(self._found)))
 
+    @property
+    def found(self) -> list[Fault]:
+        """What was found so far, in order."""
+        return list(self._found)
+
     def settle(self) -> None:
         """Raises UsageError for what was found, or warns of it; then forgets it."""
-        found, left_out = list(self._found), list(self._left_out)
+        found, left_out = self.found, list(self._left_out)
         self._found, self._left_out = {}, {}
         if not found or self.on_bad == "skip":
             for sentence in left_out:

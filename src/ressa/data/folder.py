@@ -54,7 +54,11 @@ class DatasetFolder:
             raise UsageError(
                 f"dataset folder {self.path} does not exist: name a folder with a dataset in it."
             )
-        self._reading = Reading(self.path, question, caption, faults, follow_links, enough, seed)
+        self.reading = Reading(self.path, question, caption, faults, follow_links, enough, seed)
+
+    @property
+    def follow_links(self) -> bool:
+        return self.reading.follow_links
 
     @property
     def name(self) -> str:
@@ -63,7 +67,7 @@ class DatasetFolder:
     @cached_property
     def parts(self) -> list[Part]:
         """Everything that is recognised. Of several with one task and split the first one is meant by them."""
-        return list(detect(Tree(self.path, self._reading.follow_links)))
+        return list(detect(Tree(self.path, self.reading.follow_links)))
 
     def tasks(self, split: str | None = None) -> list[str]:
         """The tasks that there is anything for (in a split)."""
@@ -101,11 +105,11 @@ class DatasetFolder:
         _plain(split)
         listed = self.path / "karpathy.json"
         if task == RETRIEVAL and listed.is_file():
-            return with_split(own.read_pool(self._reading, split), split)
+            return with_split(own.read_pool(self.reading, split), split)
         part = self._find(task, split)
         if part is None:
             raise UsageError(self.missing([task], split))
-        return with_split(part.samples(self._reading), part.split)
+        return with_split(part.samples(self.reading), part.split)
 
     def _find(self, task: str, split: str) -> Part | None:
         """The first part, those with pictures and those that ressa calls so coming first."""
