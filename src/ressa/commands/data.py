@@ -22,8 +22,8 @@ def list_datasets() -> Outcome:
     )
     columns = ("name", "tasks", "download", "pictures of", "licence")
     lines = [
-        "A folder may also hold captions beside pictures, metadata.csv or .jsonl, JSON lines, tar shards and hub datasets "
-        "(docs/data.md).",
+        "A folder may also hold captions beside pictures, metadata.csv or .jsonl, JSON lines, tar shards and hub "
+        "datasets (docs/data.md).",
         "Get one with: ressa data download NAME -o DIR",
     ]
     data = {"datasets": [_described(each) for each in DATASETS.values()]}
@@ -32,7 +32,9 @@ def list_datasets() -> Outcome:
 
 def _described(dataset: Dataset) -> dict[str, Any]:
     return {
-        **{name: getattr(dataset, name) for name in ("name", "title", "licence", "home", "layout", "by_hand")},
+        **{
+            name: getattr(dataset, name) for name in ("name", "title", "licence", "home", "layout", "by_hand")
+        },
         "tasks": list(dataset.tasks),
         "needs": list(dataset.needs),
         "bytes": dataset.size,
@@ -52,15 +54,15 @@ def check_folder(folder: str, *, pictures: bool, follow_links: bool) -> Outcome:
     found = audit(folder, pictures=pictures, follow_links=follow_links)
     rows = tuple(
         (
-            f"{report.part.task}, {report.part.split}",
-            report.part.name,
+            f"{report.part.name}, {report.part.split}",
+            report.part.task,
             f"{report.samples:,}",
             f"{len(report.pictures):,}",
             *(f"{count:,}" if count else "–" for count in (report.missing, report.unreadable, report.bad)),
         )
         for report in found.parts
     )
-    columns = ("task, split", "dataset", "samples", "pictures", "missing", "unreadable", "bad entries")
+    columns = ("dataset, split", "task", "samples", "pictures", "missing", "damaged", "bad")
     tables = [Table(str(found.path), columns, rows)] if rows else []
     lines = [*_faults(found), *_leaks(found)]
     if pictures and found.parts:
@@ -81,7 +83,9 @@ def _leaks(found: Audit) -> list[str]:
         return []
     said = ["Pictures that are scored on and learned from:"]
     for leak in found.leaks[:SHOWN]:
-        scored, learned = (f"{task} {split}, {picture}" for task, split, picture in (leak.scored, leak.learned))
+        scored, learned = (
+            f"{task} {split}, {picture}" for task, split, picture in (leak.scored, leak.learned)
+        )
         said.append(f"  {scored}  is  {learned}  ({leak.how})")
     if len(found.leaks) > SHOWN:
         said.append(f"  … and {len(found.leaks) - SHOWN:,} more")
@@ -93,12 +97,18 @@ def download_dataset(name: str, output: Path | None, *, keep: bool) -> Outcome:
     dataset = find_dataset(name)
     folder = Path("data") if output is None else output
     if not dataset.downloads:
-        raise UsageError(f"{dataset.title} cannot be downloaded by a program: {dataset.by_hand} See {dataset.home}.")
+        raise UsageError(
+            f"{dataset.title} cannot be downloaded by a program: {dataset.by_hand} See {dataset.home}."
+        )
     results = download(dataset, folder, keep=keep)
     new = sum(result["new"] for result in results)
     lines = [f"{dataset.title} is in {folder}: {new} of its {len(results)} files are new."]
-    lines += [f"Its pictures are those of {need}: ressa data download {need} -o {folder}" for need in dataset.needs]
+    lines += [
+        f"Its pictures are those of {need}: ressa data download {need} -o {folder}" for need in dataset.needs
+    ]
     if dataset.by_hand:
         lines.append(f"By hand: {dataset.by_hand}")
-    lines.append(f"Licence: {dataset.licence} ({dataset.home}). See what is there with: ressa data check {folder}")
+    lines.append(
+        f"Licence: {dataset.licence} ({dataset.home}). See what is there with: ressa data check {folder}"
+    )
     return Outcome({"dataset": _described(dataset), "output": str(folder), "files": results}, [], lines)

@@ -31,7 +31,9 @@ class PartReport:
     @property
     def missing(self) -> int:
         """Entries whose picture is not there."""
-        return sum("does not exist" in fault.problem or "has no image for" in fault.problem for fault in self.faults)
+        return sum(
+            "does not exist" in fault.problem or "has no image for" in fault.problem for fault in self.faults
+        )
 
     @property
     def bad(self) -> int:
@@ -82,7 +84,11 @@ def audit(
     that is not there.
     """
     data = DatasetFolder(folder, follow_links=follow_links)
-    parts = [_read(data, part) for part in _distinct(data.parts) if not splits or {part.split, part.own} & {*splits}]
+    parts = [
+        _read(data, part)
+        for part in _distinct(data.parts)
+        if not splits or {part.split, part.own} & {*splits}
+    ]
     found = Audit(data.path, parts)
     if pictures and parts:
         looks = _look(parts)
@@ -91,13 +97,11 @@ def audit(
 
 
 def _distinct(parts: Iterable[Part]) -> list[Part]:
-    """Each file once: a part of several files is what its files are by themselves."""
-    found: list[Part] = []
-    for part in parts:
-        together = len(part.files) > 1 and part.task == "instruct"
-        if not together:
-            found.append(part)
-    return found
+    """Each sample once: conversations file by file, and no pictures for training that are for testing, too."""
+    there = list(parts)
+    apart = [part for part in there if part.task != "instruct" or len(part.files) == 1]
+    tested = {(part.task, part.images) for part in apart if part.split == "test"}
+    return [part for part in apart if part.split != "all" or (part.task, part.images) not in tested]
 
 
 def _read(data: DatasetFolder, part: Part) -> PartReport:
@@ -107,7 +111,7 @@ def _read(data: DatasetFolder, part: Part) -> PartReport:
     try:
         samples = part.samples(reading)
     except UsageError as error:
-        faults.add(part.files[0], "", error.sentence)
+        faults.add((*part.files, *part.images)[0], "", error.sentence)
         samples = []
     report.faults, report.samples = faults.found, len(samples)
     report.pictures = list(dict.fromkeys(picture for sample in samples for picture in stored(sample)))
@@ -191,7 +195,9 @@ def as_data(found: Audit) -> dict[str, Any]:
             }
             for report in found.parts
         ],
-        "leaks": [{"scored": leak.scored, "learned": leak.learned, "how": leak.how} for leak in found.leaks[:1000]],
+        "leaks": [
+            {"scored": leak.scored, "learned": leak.learned, "how": leak.how} for leak in found.leaks[:1000]
+        ],
         "compared": found.compared,
         "wrong": found.wrong,
     }

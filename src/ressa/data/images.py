@@ -34,15 +34,16 @@ def open_image(path: StoredPicture) -> Image.Image:
     Raises UsageError when it is missing, no regular file, larger than `limit_pixels` allows, or no picture.
     """
     try:
-        return _read(path, whole=True)
+        return _read(path)
     except _Unusable as error:
         raise UsageError(f"image {path} {error.problem}: {error.advice}.") from None
 
 
 def read_small(path: StoredPicture) -> Image.Image:
-    """A picture file as RGB, a JPEG at an eighth of its size, which is quicker. Raises UsageError as `open_image` does."""
+    """A picture file as RGB, a large JPEG at a half to an eighth of its size, which is quicker, its sides no shorter
+    than 64 pixels. Raises UsageError with the problem."""
     try:
-        return _read(path, whole=False)
+        return _read(path, least=64)
     except _Unusable as error:
         raise UsageError(error.problem) from None
 
@@ -53,9 +54,9 @@ def what_is_wrong(path: StoredPicture) -> str | None:
     All of the file is read, but a JPEG is decoded at an eighth of its size.
     """
     try:
-        read_small(path)
-    except UsageError as error:
-        return error.sentence
+        _read(path, least=1)
+    except _Unusable as error:
+        return error.problem
     return None
 
 
@@ -68,7 +69,8 @@ def limit_pixels(most: int) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _read(path: StoredPicture, whole: bool) -> Image.Image:
+def _read(path: StoredPicture, least: int | None = None) -> Image.Image:
+    """The picture; least: its sides may be an eighth as long, and so many pixels, where that is quicker."""
     try:
         if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise _Unusable("is a folder, a pipe or a device", "put a picture file there")
@@ -81,8 +83,8 @@ def _read(path: StoredPicture, whole: bool) -> Image.Image:
                     f"is {image.width:,} × {image.height:,} pixels, and sides of at most {RATIO} to 1 are read",
                     "cut it",
                 )
-            if not whole:
-                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            if least is not None:
+                image.draft(None, (max(least, image.width // 8), max(least, image.height // 8)))
             with _one_large if image.width * image.height > LARGE else nullcontext():
                 return to_rgb(image)
     except _Unusable:

@@ -1,9 +1,9 @@
 """Which pictures are the same, whatever their files are called: by their bytes, and by what they show.
 
-A picture that was scaled or encoded again has other bytes. So each one also gets a difference hash (256 bits: whether each
-of 16 × 16 places is darker than its right neighbour) and a thumbnail of 16 × 16 pixels. Two pictures are alike where 20 or
-fewer bits differ and no pixel of the thumbnails differs by more than 32 of 255, nor their mean by more than 4. Pictures of
-hardly any contrast are compared by their bytes alone, as their hash tells nothing.
+A picture that was scaled or encoded again has other bytes. So each one also gets a difference hash (256 bits:
+whether each of 16 × 16 places is darker than its right neighbour) and a thumbnail of 16 × 16 pixels. Two pictures
+are alike where 20 or fewer bits differ and no pixel of the thumbnails differs by more than 32 of 255, nor their mean
+by more than 4. Pictures of hardly any contrast are compared by their bytes alone, as their hash tells nothing.
 """
 
 from collections import defaultdict
