@@ -34,7 +34,7 @@ def find(tree: Tree) -> Iterator[Part]:
             continue
         homes = (file.parent,) if metadata else tuple(dict.fromkeys((file.parent, *_homes(tree))))
         task, split = task_of(kind, file.stem), split_of(file, tree.path)
-        parts.append(Part(task, split, f"{kind} in {file.name}", (file,), _read, homes, own=file.stem))
+        parts.append(Part(task, split, file.name, (file,), _read, homes, own=file.stem))
     together: dict[str, list[Part]] = {}
     for part in parts:
         if part.task == "instruct":
@@ -42,7 +42,7 @@ def find(tree: Tree) -> Iterator[Part]:
     for some in together.values():
         if len(some) > 1:
             files = tuple(file for part in some for file in part.files)
-            yield replace(some[0], name=f"conversations in {len(files)} files", files=files, own="")
+            yield replace(some[0], name=f"{len(files)} files of conversations", files=files, own="")
     yield from parts
 
 
