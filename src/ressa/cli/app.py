@@ -8,7 +8,7 @@ import typer
 
 from ressa import __version__
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class Interrupted(Exception):

@@ -44,6 +44,14 @@ def _model_names(value: Any) -> Any:
     return tuple(dict.fromkeys(_path(name) for name in names))
 
 
+def _separated(value: Any) -> Any:
+    """Accepts "mme,pope" or a list of any names; repeats are dropped."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return names
+    return tuple(dict.fromkeys(name for each in names if (name := str(each).strip())))
+
+
 def _numbers(value: Any) -> Any:
     """Accepts "0,1,2", one number or a list; repeats are dropped."""
     parts = (
@@ -141,6 +149,8 @@ Natural = Annotated[int, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, Field(gt=0, le=MOST)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
 
 OutputFolder = Annotated[Path, BeforeValidator(folder_to_write)]
 OutputFile = Annotated[Path, BeforeValidator(file_to_write)]

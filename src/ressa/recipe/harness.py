@@ -1,22 +1,14 @@
 """What an evaluation is told that somebody else's harness runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import model_validator
 
 from ressa.recipe.decoding import DecodingRecipe
-from ressa.recipe.fields import InputPath
+from ressa.recipe.fields import InputPath, Names
 
 # What a harness looks at beside its own fields and those of every recipe.
 SHARED = ("command", "model", "output", "limit", "batch_size", "dtype", "card", "max_pixels")
-
-
-def _names(value: Any) -> Any:
-    """Accepts "mme,pope" or a list; repeats are dropped."""
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
-        return names
-    return tuple(dict.fromkeys(name for each in names if (name := str(each).strip())))
 
 
 class HarnessRecipe(DecodingRecipe):
@@ -24,7 +16,7 @@ class HarnessRecipe(DecodingRecipe):
 
     harness: Literal["lmms-eval"] | None = None
     """lmms-eval: have it score the model, on its own tasks (docs/tools.md)."""
-    harness_tasks: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    harness_tasks: Names = ()
     """The harness's tasks, separated by commas."""
     include_path: InputPath | None = None
     """A folder with tasks of your own for the harness, as lmms-eval's --include_path."""

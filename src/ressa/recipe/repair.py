@@ -13,6 +13,7 @@ from ressa.recipe.fields import (
     Folder,
     Mixture,
     ModelName,
+    Names,
     Natural,
     OutputFolder,
     Packed,
@@ -73,6 +74,8 @@ class RepairRecipe(PresetRecipe):
     """Let each block learn the dense block's outputs first, without labels; a second model is then in memory."""
     dtype: Dtype = "auto"
     packed: Packed = False
+    report_to: Names = ()
+    """Who is told how training goes, separated by commas: wandb, tensorboard, mlflow or trackio."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Any other option of ressa.repairing.RepairConfig."""
 
@@ -83,6 +86,10 @@ class RepairRecipe(PresetRecipe):
         if not self.config().keeps_zeros and self.packed:
             raise UsageError("A repair that fills the zeros leaves nothing to pack: leave out 'packed'.")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result; who is told how training goes does not."""
+        return {key: value for key, value in super().identity().items() if key != "report_to"}
 
     def config(self) -> RepairConfig:
         """What the trainer is told. Raises UsageError for an option it does not have."""
@@ -99,6 +106,9 @@ class RepairRecipe(PresetRecipe):
             "warm_start": self.warm_start,
             "seed": self.seed,
             "device": self.device,
+            "report_to": self.report_to,
+            "run_name": self.output.name,
+            "log_dir": self.output.with_name(f"{self.output.name}-logs"),
         }
         twice = [name for name in self.options if name in values]
         if twice:

@@ -1,8 +1,10 @@
 """What decides a repair."""
 
+import importlib.util
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -11,6 +13,7 @@ From0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MOST_EPOCHS = 10_000
 Tower = Literal["vision", "connector", "language"]
 Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "reconstruct"]
+Tracker = Literal["wandb", "tensorboard", "mlflow", "trackio"]
 
 
 class RepairConfig(BaseModel):
@@ -81,6 +84,21 @@ class RepairConfig(BaseModel):
     held_back: Count = 64  # samples that are not trained on but looked at before and after; at most a tenth
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
+
+    # Whom the Trainer tells how training goes; nothing of the result hangs on them.
+    report_to: tuple[Tracker, ...] = ()
+    run_name: str | None = None  # what they call it
+    log_dir: Path = Path("logs")  # where TensorBoard's files go, unless TENSORBOARD_LOGGING_DIR says
+
+    @field_validator("report_to")
+    @classmethod
+    def _check_trackers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if importlib.util.find_spec(name) is None:
+                raise ValueError(
+                    f"there is no {name} here: `pip install {name}`, or leave it out of report_to"
+                )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

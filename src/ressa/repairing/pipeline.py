@@ -43,6 +43,15 @@ from ressa.sparsity.mask import as_packed
 if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
 
+ASIDE = {
+    "device",
+    "workers",
+    "checkpoints",
+    "report_to",
+    "run_name",
+    "log_dir",
+}  # of a config: what decides no result
+
 
 @dataclass(frozen=True)
 class RepairResult:
@@ -238,7 +247,7 @@ def _identity(masks: Masks, samples: Sequence[Sample], config: RepairConfig, for
         "\n".join([sample.id, *(f"{asked}\n{said}" for asked, said in sample.turns)]) for sample in samples
     )
     return {
-        "config": config.model_dump(mode="json", exclude={"device", "workers", "checkpoints"}),
+        "config": config.model_dump(mode="json", exclude=ASIDE),
         "teacher": form,
         "masks": fingerprint(packed),
         "samples": fingerprint(texts),

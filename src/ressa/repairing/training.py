@@ -1,5 +1,6 @@
 """One training run of a repair: its data, arguments, progress and checkpoints."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,7 @@ def train(
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
     with ExitStack() as stack:
+        stack.enter_context(_logged(config))
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
@@ -150,7 +152,8 @@ def training_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
+        run_name=config.run_name,
         # Masks are buffers and never change, so there is nothing to broadcast at every step.
         ddp_broadcast_buffers=False,
         # A tower may have layers that no loss reaches (the last vision block of LLaVA).
@@ -163,6 +166,20 @@ def training_arguments(
     arguments.max_steps = steps
     arguments.save_steps = -(-steps // max(1, config.checkpoints))
     return arguments
+
+
+@contextmanager
+def _logged(config: RepairConfig) -> Iterator[None]:
+    """Within this context TensorBoard's files go where the config says, unless the environment says where."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    if "tensorboard" not in config.report_to or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(config.log_dir)
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def training_device(config: RepairConfig) -> torch.device:
