@@ -108,6 +108,15 @@ def by_aokvqa(tools: Path) -> list[float]:
     return found
 
 
+def by_aokvqa_choices(tools: Path) -> list[int]:
+    tool = names(tools, "aokvqa", "eval_aokvqa").eval_aokvqa
+    found = []
+    for chosen, options, right in nasty.chosen_options():
+        entry = {"q": {"choices": options, "direct_answers": [], "correct_choice_idx": right}}
+        found.append(round(tool(entry, {"q": options[chosen]}, multiple_choice=True) / 100))
+    return found
+
+
 def by_pope(tools: Path) -> dict[str, list[float]]:
     """accuracy, precision, recall, F1 and yes ratio of each category, as the script prints them."""
     found = {}
@@ -156,32 +165,33 @@ def by_sqa(tools: Path) -> list[int]:
 
 
 def by_coco() -> dict[str, Any]:
-    """CIDEr-D of each image, BLEU-1 to -4 and METEOR on tokens; the same on raw captions behind the PTB tokenizer."""
+    """CIDEr-D of each image and BLEU-1 to -4 on tokens; CIDEr-D, BLEU-4 and, of the first images, METEOR on captions
+    as people write them, behind the PTB tokenizer."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    def scores(truth: dict[int, list[str]], result: dict[int, list[str]]) -> dict[str, Any]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            _, cider = Cider().compute_score(truth, result)
-            blue, _ = Bleu(4).compute_score(truth, result, verbose=0)
-            meteor, _ = Meteor().compute_score(truth, result)
-        return {"cider": [float(f"{each:.9g}") for each in cider], "bleu": blue, "meteor": meteor}
-
     said, truth = nasty.captions()
-    tokens = scores(dict(enumerate(truth)), {row: [each] for row, each in enumerate(said)})
+    given = dict(enumerate(truth)), {row: [each] for row, each in enumerate(said)}
+    _, cider = Cider().compute_score(*given)
+    tokens = {
+        "cider": [float(f"{each:.9g}") for each in cider],
+        "bleu": Bleu(4).compute_score(*given, verbose=0)[0],
+    }
     said, truth = nasty.raw_captions()
     tokenizer = PTBTokenizer()
     split = [
         tokenizer.tokenize({row: [{"caption": each} for each in group] for row, group in enumerate(groups)})
         for groups in (truth, [[each] for each in said])
     ]
-    raw = scores(*split)
-    return {
-        "tokens": tokens,
-        "raw": {"cider": float(np.mean(raw["cider"])), "bleu": raw["bleu"][3], "meteor": raw["meteor"]},
+    first = [{row: each[row] for row in range(nasty.METEOR)} for each in split]
+    raw = {
+        "cider": float(Cider().compute_score(*split)[0]),
+        "bleu": Bleu(4).compute_score(*split, verbose=0)[0][3],
+        "meteor": Meteor().compute_score(*first)[0],
     }
+    return {"tokens": tokens, "raw": raw}
 
 
 def by_retrieval(tools: Path) -> list[float]:
@@ -216,6 +226,7 @@ def main() -> None:
         "vizwiz": thirtieths(vizwiz),
         "unanswerability": {"average_precision": precision, "f1": f1},
         "aokvqa": thirtieths(by_aokvqa(tools)),
+        "aokvqa_choices": by_aokvqa_choices(tools),
         "pope": by_pope(tools),
         "scienceqa": by_sqa(tools),
         "retrieval": by_retrieval(tools),

@@ -8,6 +8,7 @@ import random
 import numpy as np
 
 ANSWERS = 1500
+METEOR = 100  # captions: its program takes its time
 
 _WORDS = [
     "yes",
@@ -188,6 +189,15 @@ def choice_answers(count: int = ANSWERS) -> list[tuple[str, list[str], int]]:
         letters = [draw.choice("ABCDEFGa") for _ in range(text.count("{}"))]
         found.append((text.format(*letters), options, draw.randrange(len(options))))
     return found
+
+
+def chosen_options(count: int = ANSWERS) -> list[tuple[int, list[str], int]]:
+    """Which of four options was chosen, what these say (the same, at times), and which is right."""
+    draw = random.Random(21)
+    words = ["dog", "Dog", "cat", "the dog", "dog ", "2", "two"]
+    return [
+        (draw.randrange(4), [draw.choice(words) for _ in range(4)], draw.randrange(4)) for _ in range(count)
+    ]
 
 
 def captions(count: int = 1000, references: int = 5) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ from ressa.evaluation.metrics import exact_match as right
 from ressa.evaluation.metrics import vqa_accuracy as vqa
 from ressa.evaluation.tasks.base import Task
 from ressa.evaluation.tasks.captions import Captions
-from ressa.evaluation.tasks.choices import Choices, MMBench
+from ressa.evaluation.tasks.choices import AOKVQAChoices, Choices, MMBench
 from ressa.evaluation.tasks.questions import AnswerableQuestions, Questions, YesOrNo, right_or_wrong
 from ressa.evaluation.tasks.retrieval import Retrieval
 from ressa.evaluation.tasks.zeroshot import ZeroShot
@@ -34,7 +34,7 @@ _TASKS: tuple[Task, ...] = (
         "A-OKVQA",
         {"official": vqa.direct_answer_accuracy, "normalised": vqa.normalised_direct_answer_accuracy},
     ),
-    Choices("aokvqa-choice", "Choosing A-OKVQA answers", data="aokvqa"),
+    AOKVQAChoices("aokvqa-choice", "Choosing A-OKVQA answers", data="aokvqa"),
     Questions(
         "textvqa",
         "TextVQA",

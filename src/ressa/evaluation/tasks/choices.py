@@ -74,8 +74,19 @@ class Choices(Task):
         result["kinds"] = apart(hits, list(kinds.values()))
         return result
 
+    def is_right(self, place: int | None, sample: Question) -> bool:
+        """Whether the chosen option is the right one."""
+        return place == sample.correct
+
     def references(self, sample: Question) -> list[str]:
         return [*sample.choices, str(sample.correct)]
+
+
+class AOKVQAChoices(Choices):
+    """A-OKVQA's tool compares what the options say, so one that says the same as the right one is right."""
+
+    def is_right(self, place: int | None, sample: Question) -> bool:
+        return place is not None and sample.choices[place] == sample.choices[sample.correct or 0]
 
 
 class MMBench(Choices):
