@@ -10,6 +10,7 @@ from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.data.folder import CALIBRATED
 from ressa.errors import UsageError
+from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
@@ -61,6 +62,12 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     anatomy = find_anatomy(vlm.model)
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
+        told = set(layers_to_prune(recipe, anatomy, given))
+        if told & set(anatomy.linears("language")) and not any(sample.target for sample in samples):
+            raise UsageError(
+                f"{recipe.calibration} has pictures without texts, and so the language tower cannot be calibrated: give "
+                "captions or class names, or leave it dense (--language dense)."
+            )
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
             "name": recipe.calibration,
