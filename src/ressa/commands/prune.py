@@ -10,7 +10,6 @@ from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.data.folder import CALIBRATED
 from ressa.errors import UsageError
-from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
