@@ -1,15 +1,16 @@
 """Recipes as YAML. A file may hold several, one document each (separated by `---`): they run in that order."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ressa.errors import UsageError
+from ressa.errors import UsageError, brief
 from ressa.files import write_text
-from ressa.recipe.make import Recipe, make_recipe
+from ressa.recipe.expand import expand
+from ressa.recipe.make import RECIPES, Recipe, make_recipe
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,8 +49,12 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
     write_text(path, to_yaml(recipe))
 
 
-def from_yaml(text: str) -> list[Recipe]:
-    """The recipes in a YAML text, one a document. Raises UsageError when it is not YAML or one is wrong."""
+def from_yaml(text: str, given: Mapping[str, Any] | None = None) -> list[Recipe]:
+    """The recipes in a YAML text: one a document, or what `let`, `for` and `steps` make of it (`expand`).
+
+    given: name → value, in place of the text's own: of a name of `let` or `for`, or else of a key of every recipe that
+    has it. Raises UsageError when it is not YAML, a recipe is wrong, or nothing has such a name.
+    """
     if len(text) > MOST_CHARACTERS:
         raise UsageError(f"The recipe is longer than {MOST_CHARACTERS:,} characters: give a recipe file.")
     try:
@@ -62,7 +67,29 @@ def from_yaml(text: str) -> list[Recipe]:
         raise UsageError(TOO_MUCH)
     if not documents:
         raise UsageError("The recipe is empty: write 'command: prune', 'model: …' and 'output: …', say.")
-    return [make_recipe(document) for document in documents]
+    expanded, keys = expand(documents, given or {})
+    for key, value in keys.items():
+        having = [each for each in expanded if key in _fields(each)]
+        if not having:
+            raise UsageError(
+                f"Nothing in the recipe file is called {brief(key)}: no name of its 'let' or 'for', no key."
+            )
+        for each in having:
+            each[key] = value
+    return [make_recipe(document) for document in expanded]
+
+
+def read_value(text: str) -> Any:
+    """A value as a recipe file has it: 2:4 is text, 0.5 a number, [a, b] a list. Raises UsageError for none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        raise UsageError(f"{brief(text)} is no value: write it as in a recipe file.") from None
+
+
+def _fields(document: Any) -> Collection[str]:
+    kind = RECIPES.get(str(document.get("command"))) if isinstance(document, dict) else None
+    return kind.model_fields if kind is not None else ()
 
 
 def _size(value: Any, most: int = MOST_VALUES) -> int:
@@ -78,8 +105,9 @@ def _size(value: Any, most: int = MOST_VALUES) -> int:
     return count
 
 
-def read_recipes(path: str | Path) -> list[Recipe]:
-    """The recipes in a file; relative paths in it are relative to the folder the command runs in."""
+def read_recipes(path: str | Path, given: Mapping[str, Any] | None = None) -> list[Recipe]:
+    """The recipes in a file; relative paths in it are relative to the folder the command runs in. given: as `from_yaml`
+    takes it."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -87,4 +115,4 @@ def read_recipes(path: str | Path) -> list[Recipe]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The recipe file {path} is not readable text: {error}.") from None
-    return from_yaml(text)
+    return from_yaml(text, given)
