@@ -4,6 +4,7 @@ Counts of bytes and of floating-point operations are exact up to what is named h
 by what this device does of a plain matrix product, measured for a moment, and are right within a factor of two or so.
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ressa.sparsity import Plan
 
 TEXT_TOKENS = 64  # of a sample's prompt and answer: what VQA and captions come to
 PATCHES = 576  # of an image where the config does not say: 336 × 336 pixels in patches of 14 × 14
+H100 = 6.5e14  # operations a second of bf16 products, measured
 DISK = 1e9  # bytes a second, read or written: an ordinary NVMe disk
 _REACHED = 0.5  # share of a plain matrix product's speed that a model's forward comes to
 _SOLVED = 0.1  # … and that factorisations and sweeps over columns come to
@@ -189,6 +191,37 @@ def estimate_repair(
     )
 
 
+def estimate_evaluation(
+    shape: Outline, *, prompts: int, pairs: int, tokens: int, batch: int, beams: int, speed: float
+) -> Estimate:
+    """prompts: answered in so many tokens each. pairs: of image and caption, whose likelihood retrieval takes."""
+    language = 2.0 * shape.weights("language")
+    asked = prompts * (shape.forward(1) + beams * tokens * language)
+    compared = pairs * language * TEXT_TOKENS
+    blocks = len({home for home in shape.homes.values() if home[0] == "language"})
+    positions = shape.tokens["language"] + tokens
+    return Estimate(
+        read=shape.size,
+        written=0,
+        memory={
+            "weights": shape.size,
+            "activations": shape.activations(batch),
+            "keys and values": 2
+            * batch
+            * beams
+            * positions
+            * shape.hidden["language"]
+            * blocks
+            * shape.itemsize,
+        },
+        seconds={
+            "load": shape.size / DISK,
+            "answer": asked / (speed * _REACHED),
+            "compare": compared / (speed * _REACHED),
+        },
+    )
+
+
 def trainable(shape: Outline, ranks: Mapping[str, int]) -> int:
     """The number of weights in LoRA's A (rank, in) and B (out, rank) of every layer."""
     return sum(
@@ -201,6 +234,7 @@ def steps_of(samples: int, epochs: float, batch: int) -> int:
     return ceil(samples * epochs / batch)
 
 
+@functools.cache
 @torch.no_grad()
 def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """Operations a second of a matrix product, measured for so long."""

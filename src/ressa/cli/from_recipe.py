@@ -21,13 +21,13 @@ Values = dict[str, Any]
 
 
 def recipe_command(
-    recipe: type[Recipe], *, writes_folder: bool = True, can_estimate: bool = False, **extra: Any
+    recipe: type[Recipe], *, writes_folder: bool = True, **extra: Any
 ) -> Callable[[Callable[[Values], Values]], None]:
     """Register a function as the command of a recipe, whose fields become its options.
 
     The function turns the options that are given into the recipe's values; its docstring is the command's help.
-    writes_folder: whether there is an output that `--force` may replace. can_estimate: whether there is
-    `--dry-run`. extra: options that are no fields, name → annotation; they default to None.
+    writes_folder: whether there is an output that `--force` may replace. extra: options that are no fields,
+    name → annotation; they default to None.
     """
     hidden = {"command"} if writes_folder else {"command", "output"}
     common = ("on_bad_sample", "max_pixels", "follow_links", "seed", "device")  # these stand last in the help
@@ -54,7 +54,7 @@ def recipe_command(
             option("context", annotation=typer.Context),
             *(option(name, annotation=_annotation(name, field)) for name, field in fields.items()),
             *(option(name, annotation=annotation) for name, annotation in extra.items()),
-            *([option("dry_run", annotation=DryRun)] if can_estimate else []),
+            option("dry_run", annotation=DryRun),
             *([option("force", annotation=Force)] if writes_folder else []),
             option("json_target", annotation=JsonTarget),
         ]
@@ -136,7 +136,7 @@ def estimate_recipes(recipes: Sequence[Recipe], json_target: str | None) -> None
     prepare(json_target)
     from ressa.commands.estimate import estimate
 
-    show([estimate(recipe) for recipe in recipes], json_target)
+    show(estimate(recipes), json_target)
 
 
 def run_recipes(recipes: Sequence[Recipe], force: bool, json_target: str | None) -> None:

@@ -1,14 +1,15 @@
 """The commands that carry out a recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ressa.cli.app import command
-from ressa.cli.from_recipe import Values, recipe_command, run_recipes, with_options
-from ressa.cli.options import Force, JsonTarget
-from ressa.errors import UsageError
+from ressa.cli.from_recipe import Values, estimate_recipes, recipe_command, run_recipes, with_options
+from ressa.cli.options import DryRun, Force, JsonTarget
+from ressa.errors import UsageError, brief
 from ressa.recipe import (
     DemoRecipe,
     EvaluateRecipe,
@@ -17,6 +18,7 @@ from ressa.recipe import (
     ReportRecipe,
     SweepRecipe,
     read_recipes,
+    read_value,
 )
 
 
@@ -37,7 +39,6 @@ def demo(values: Values) -> Values:
 
 @recipe_command(
     PruneRecipe,
-    can_estimate=True,
     sparsity=Annotated[str | None, typer.Option(help="The share of zeros: 0.5 or 50%.")],
 )
 def prune(values: Values) -> Values:
@@ -58,7 +59,7 @@ def prune(values: Values) -> Values:
     return with_options(values)
 
 
-@recipe_command(RepairRecipe, can_estimate=True)
+@recipe_command(RepairRecipe)
 def repair(values: Values) -> Values:
     """Repair a pruned model.
 
@@ -120,6 +121,15 @@ def report(values: Values) -> Values:
 @command
 def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML file (docs/recipe.md shows one).")],
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A value in place of the file's, as in --set model=embedded: of a name of its 'let' or 'for', or "
+            "else of a key of every recipe that has it; repeatable.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json_target: JsonTarget = None,
 ) -> None:
@@ -128,5 +138,18 @@ def run(
     \b
     Example:
       ressa run prune-and-repair.yaml
+      ressa run recipes/prune.yaml --set method=wanda --set pattern=2:4 --dry-run
     """
-    run_recipes(read_recipes(recipe), force, json_target)
+    recipes = read_recipes(recipe, _given(given or ()))
+    estimate_recipes(recipes, json_target) if dry_run else run_recipes(recipes, force, json_target)
+
+
+def _given(texts: Sequence[str]) -> dict[str, Any]:
+    """Turn --set name=value into a mapping."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {brief(text)} is not of the form name=value: write it so.")
+        found[name] = read_value(value)
+    return found

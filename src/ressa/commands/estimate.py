@@ -1,62 +1,122 @@
-"""`--dry-run`: what a recipe would read, prune, train and take; nothing is loaded, and nothing written."""
+"""`--dry-run`: what recipes would read, prune, train, ask and take; nothing is loaded, and nothing written."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ressa.checkpoint import find, read_manifest
+from ressa.commands.foresight import GIB, Foresight, Seen
 from ressa.commands.outcome import Outcome
-from ressa.errors import UsageError
-from ressa.recipe import PruneRecipe, Recipe, RepairRecipe
+from ressa.data.folder import CALIBRATED, SCORED, TRAINED
+from ressa.recipe import DENSE, DemoRecipe, EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
 from ressa.report import Table
 
-GIB = 2**30
+PROMPTS = 1_000  # of each task, where a recipe asks for all and so says no number
+CAPTIONS = 5  # of an image in a retrieval pool, as COCO and Flickr30k have them
 
 
-def estimate(recipe: Recipe) -> Outcome:
-    """Work out what a prune or repair recipe would do, from the model's config and the headers of its files."""
+def estimate(recipes: Sequence[Recipe]) -> list[Outcome]:
+    """Work out what recipes would do, one after the other, from models' configs and the headers of their files.
+
+    A model that an earlier recipe makes is known by its shapes. One outcome a recipe; of several recipes the first
+    shows all of them in a table, and what is missing is told at the end.
+    """
+    sight = Foresight()
+    steps = [each for recipe in recipes for each in _parts(recipe)]
+    found = [_estimate(recipe, sight) for recipe in steps]
+    missing = list(sight.missing.values())
+    said = [f"Missing: {sentence}" for sentence in missing]
+    if len(found) > 1:
+        found = _together(steps, found)
+    last = found[-1]
+    end = "Nothing was loaded, and nothing was written."
+    found[-1] = replace(last, lines=[*last.lines, *said, end])
+    return [replace(each, data={**each.data, "missing": missing}) for each in found]
+
+
+def _parts(recipe: Recipe) -> list[Recipe]:
+    """The recipes that a recipe consists of."""
+    if not isinstance(recipe, DemoRecipe):
+        return [recipe]
+    dense = recipe.evaluate("dense").model_copy(update={"model": recipe.model})
+    return [recipe.prune, recipe.repair, dense, recipe.evaluate("pruned"), recipe.evaluate("repaired")]
+
+
+def _estimate(recipe: Recipe, sight: Foresight) -> Outcome:
     if isinstance(recipe, PruneRecipe):
-        return _pruning(recipe)
+        return _pruning(recipe, sight)
     if isinstance(recipe, RepairRecipe):
-        return _repair(recipe)
-    raise UsageError(f"Only pruning and repair can be estimated: leave --dry-run out of {recipe.command}.")
+        return _repair(recipe, sight)
+    if isinstance(recipe, EvaluateRecipe):
+        return _evaluation(recipe, sight)
+    assert isinstance(recipe, SweepRecipe)
+    return _sweep(recipe, sight)
 
 
-def _pruning(recipe: PruneRecipe) -> Outcome:
-    find(recipe.model)
+def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes of several recipes, as one table and the sums."""
+    rows = []
+    for number, (recipe, outcome) in enumerate(zip(recipes, found, strict=True), 1):
+        data = outcome.data
+        rows.append(
+            (
+                f"{number} {recipe.command}",
+                str(getattr(recipe, "output", None) or recipe.model),
+                data["summary"],
+                _size(sum(data["memory"].values())),
+                _size(data["written"]),
+                _duration(sum(data["seconds"].values())),
+            )
+        )
+    total = sum(sum(outcome.data["seconds"].values()) for outcome in found)
+    on_h100 = sum(sum(outcome.data["seconds_on_h100"].values()) for outcome in found)
+    written = sum(outcome.data["written"] for outcome in found)
+    table = Table("", ("step", "result", "what", "memory", "written", "time"), tuple(rows))
+    lines = [
+        f"{len(found)} steps; {_size(written)} written in all.",
+        f"About {_duration(total)} on this device{_on_h100(on_h100)}, within a factor of two or so.",
+    ]
+    plain = [replace(outcome, tables=[], lines=[]) for outcome in found]
+    plain[0] = replace(plain[0], tables=[table])
+    plain[-1] = replace(plain[-1], lines=lines)
+    return plain
+
+
+def _pruning(recipe: PruneRecipe, sight: Foresight) -> Outcome:
+    sight.data(recipe.calibration, recipe.mixture, recipe.split, CALIBRATED)
+    seen = sight.look(recipe.model)
     from ressa.allocation import make_plan, read_plan
-    from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import empty_model
     from ressa.commands.planning import patterns
     from ressa.device import find_device, host_memory
-    from ressa.estimating import estimate_pruning, outline, product_speed
-    from ressa.fused import split
+    from ressa.estimating import estimate_pruning
     from ressa.methods import get_method
 
     device, method = find_device(recipe.device), get_method(recipe.method)
-    model = empty_model(recipe.model)
-    split(model)
-    anatomy = find_anatomy(model)
+    model, anatomy, shape = seen.model, seen.anatomy, seen.shape
     if recipe.plan is not None:
         plan = read_plan(recipe.plan)
         plan.check({name: model.get_submodule(name).weight.shape for name in anatomy.linears()})
     else:
         asked = {tower: pattern for tower, pattern in patterns(recipe).items() if tower in anatomy.towers}
         plan = make_plan({tower: "dense" if p is None else p for tower, p in asked.items()}, anatomy, model)
-    shape = outline(model, anatomy)
-    found = estimate_pruning(
-        shape,
-        plan,
-        method.needs(recipe.options),
-        updates=method.updates_weights,
-        samples=recipe.samples,
-        speed=product_speed(device, _computed_in(model, device, recipe.dtype)),
-        device=device.type,
-    )
+    sight.will_make(recipe.output, recipe.model, plan)
+    found = [
+        estimate_pruning(
+            shape,
+            plan,
+            method.needs(recipe.options),
+            updates=method.updates_weights,
+            samples=recipe.samples,
+            speed=speed,
+            device=kind,
+        )
+        for speed, kind in _speeds(model, device, recipe.dtype)
+    ]
     rows = []
     for tower in anatomy.towers:
         layers = [name for name in anatomy.linears(tower) if name in plan]
         weights = sum(shape.shapes[name][0] * shape.shapes[name][1] for name in layers)
         zeros = sum(plan[name].zeros(shape.shapes[name]) for name in layers)
-        said = ", ".join(dict.fromkeys(str(plan[name]) for name in layers)) or "dense"
+        said = ", ".join(dict.fromkeys(str(plan[name]) for name in layers)) or DENSE
         rows.append((tower, said, str(len(layers)), f"{weights:,}", f"{zeros:,}"))
     table = Table(
         f"{recipe.model}, to be pruned by {recipe.method}",
@@ -72,44 +132,45 @@ def _pruning(recipe: PruneRecipe) -> Outcome:
     free = host_memory()
     fits = "which holds it" if shape.size <= 0.8 * free else "so its weights would stay on disk"
     lines.append(f"The host has {_size(free)} of memory free, {fits}.")
-    return _outcome(recipe, table, lines, found, layers=len(plan))
+    how = recipe.method if recipe.allocation == "uniform" else f"{recipe.method}, {recipe.allocation}"
+    towers = " ".join(dict.fromkeys(row[1] for row in rows if row[1] != DENSE))
+    return _outcome(recipe, table, lines, found, f"{how}, {towers}", layers=len(plan))
 
 
-def _repair(recipe: RepairRecipe) -> Outcome:
-    pruned, config = read_manifest(recipe.model), recipe.config()
-    find(recipe.model)
-    from ressa.anatomy import find_anatomy
-    from ressa.checkpoint import empty_model
+def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
+    sight.data(recipe.data, recipe.mixture, recipe.split, TRAINED)
+    sparse, config = sight.plan(recipe.model), recipe.config()
+    seen = sight.look(recipe.model)
+    sight.will_make(recipe.output, recipe.model, sparse)
     from ressa.device import find_device
-    from ressa.estimating import estimate_repair, outline, product_speed, steps_of, trainable
-    from ressa.fused import split
+    from ressa.estimating import estimate_repair, steps_of, trainable
 
     device = find_device(recipe.device)
-    model = empty_model(recipe.model)
-    split(model)
-    anatomy = find_anatomy(model)
-    shape = outline(model, anatomy)
+    model, anatomy, shape = seen.model, seen.anatomy, seen.shape
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
     steps = config.steps or steps_of(recipe.samples, config.epochs, config.batch_size)
     allowed = -(-config.reconstruct_tokens // shape.tokens["language"])
     reconstructed = min(config.reconstruct_samples, recipe.samples, allowed) if config.reconstructs else 0
-    found = estimate_repair(
-        shape,
-        ranks,
-        samples=recipe.samples,
-        steps=steps,
-        batch=config.batch_size,
-        reconstructed=reconstructed,
-        epochs=config.reconstruct_epochs,
-        teacher=config.reconstructs,
-        speed=product_speed(device, _computed_in(model, device, recipe.dtype)),
-    )
+    found = [
+        estimate_repair(
+            shape,
+            ranks,
+            samples=recipe.samples,
+            steps=steps,
+            batch=config.batch_size,
+            reconstructed=reconstructed,
+            epochs=config.reconstruct_epochs,
+            teacher=config.reconstructs,
+            speed=speed,
+        )
+        for speed, _ in _speeds(model, device, recipe.dtype)
+    ]
     rows = []
     for tower in anatomy.towers:
         one = trainable(shape, {tower: ranks.get(tower, 0)})
-        sparse = sum(name in pruned.plan for name in anatomy.linears(tower))
+        pruned = sum(name in sparse for name in anatomy.linears(tower))
         rows.append(
-            (tower, str(sparse), str(len(anatomy.linears(tower))), str(ranks.get(tower, 0)), f"{one:,}")
+            (tower, str(pruned), str(len(anatomy.linears(tower))), str(ranks.get(tower, 0)), f"{one:,}")
         )
     table = Table(
         f"{recipe.model}, to be repaired by {config.method}",
@@ -122,7 +183,143 @@ def _repair(recipe: RepairRecipe) -> Outcome:
             0,
             f"Each block is reconstructed on {reconstructed:,} samples, {config.reconstruct_epochs} times over.",
         )
-    return _outcome(recipe, table, lines, found, trained=trainable(shape, ranks), steps=steps)
+    trained = trainable(shape, ranks)
+    what = f"{config.method}, {steps:,} × {config.batch_size}, {trained / 1e6:.1f} M trained"
+    return _outcome(recipe, table, lines, found, what, trained=trained, steps=steps)
+
+
+def _evaluation(recipe: EvaluateRecipe, sight: Foresight) -> Outcome:
+    sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
+    seen = sight.look(recipe.model)
+    from ressa.device import find_device
+
+    speeds = _speeds(seen.model, find_device(recipe.device), recipe.dtype)
+    found = [_asked(recipe, seen, speed) for speed, _ in speeds]
+    rows = _rows(recipe)
+    table = Table(f"{recipe.model}, to be asked", ("task", "prompts", "tokens", "beams"), rows)
+    unknown = (
+        []
+        if recipe.limit
+        else [f"All there are is asked; time and tokens are those of {PROMPTS:,} of each task."]
+    )
+    return _outcome(recipe, table, unknown, found, ",".join(recipe.tasks))
+
+
+def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
+    from ressa.sweep import DENSE as UNPRUNED
+    from ressa.sweep import points_of
+
+    sight.data(recipe.calibration, recipe.mixture, recipe.calibration_split, CALIBRATED)
+    sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
+    seen = sight.look(recipe.model)
+    from ressa.allocation.uniform import per_tower
+    from ressa.device import find_device
+    from ressa.estimating import Estimate, estimate_pruning
+    from ressa.methods import get_method
+    from ressa.sparsity import parse_pattern
+
+    device, method = find_device(recipe.device), get_method(recipe.method)
+    points = points_of(recipe.figure)
+    count = len(points) * len(recipe.seeds)
+    plans = []
+    for point in points:
+        towers = {"vision": point.vision, "language": point.language}
+        patterns = {
+            t: None if p == UNPRUNED else parse_pattern(p, scope=method.scope) for t, p in towers.items()
+        }
+        plans.append(per_tower(seen.anatomy, seen.model, patterns))
+
+    def take(speed: float, kind: str) -> Estimate:
+        asking = _asked(recipe, seen, speed)
+        pruning = [
+            estimate_pruning(
+                seen.shape,
+                plan,
+                method.needs(recipe.options),
+                updates=method.updates_weights,
+                samples=recipe.samples,
+                speed=speed,
+                device=kind,
+            )
+            for plan in plans
+        ]
+        once = sum(one.seconds["calibrate"] + one.seconds["prune"] for one in pruning)
+        return Estimate(
+            read=asking.read,
+            written=0,
+            memory={**asking.memory, "the dense weights": seen.shape.size},
+            seconds={
+                "load": asking.seconds["load"],
+                "prune": once * len(recipe.seeds),
+                "ask": (asking.seconds["answer"] + asking.seconds["compare"]) * (count + 1),
+            },
+        )
+
+    found = [take(speed, kind) for speed, kind in _speeds(seen.model, device, recipe.dtype)]
+    title = f"{recipe.model}, to be pruned {count} times and asked each time"
+    table = Table(title, ("task", "prompts", "tokens", "beams"), _rows(recipe))
+    return _outcome(
+        recipe, table, [], found, f"{recipe.figure}, {count} points, {recipe.method}", points=count
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one task comes to: prompts, each answered in so many tokens, or pairs of image and caption."""
+
+    name: str
+    prompts: int
+    tokens: int
+    pairs: int
+
+
+def _tasks(recipe: EvaluateRecipe | SweepRecipe) -> list[_Task]:
+    decoding, images = recipe.decoding(), min(recipe.pool, recipe.limit or recipe.pool)
+    lengths = {"caption": decoding.caption_tokens[1]}
+    return [
+        _Task(name, images, 0, CAPTIONS * images**2)
+        if name == "retrieval"
+        else _Task(name, recipe.limit or PROMPTS, lengths.get(name, decoding.answer_tokens[1]), 0)
+        for name in recipe.tasks
+    ]
+
+
+def _rows(recipe: EvaluateRecipe | SweepRecipe) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (each.name, f"{each.pairs:,} pairs", "–", "–")
+        if each.pairs
+        else (each.name, f"{each.prompts:,}", f"{each.tokens}", f"{recipe.beams}")
+        for each in _tasks(recipe)
+    )
+
+
+def _asked(recipe: EvaluateRecipe | SweepRecipe, seen: Seen, speed: float) -> Any:
+    """What the tasks of a recipe take, one after the other."""
+    from ressa.estimating import Estimate, estimate_evaluation
+
+    parts = [
+        estimate_evaluation(
+            seen.shape,
+            prompts=each.prompts,
+            pairs=each.pairs,
+            tokens=each.tokens,
+            batch=recipe.batch_size,
+            beams=1 if each.pairs else recipe.beams,
+            speed=speed,
+        )
+        for each in _tasks(recipe)
+    ]
+    memory = {name: max(part.memory[name] for part in parts) for name in parts[0].memory}
+    seconds = {name: sum(part.seconds[name] for part in parts) for name in ("answer", "compare")}
+    load = {"load": parts[0].seconds["load"]}
+    return Estimate(read=parts[0].read, written=0, memory=memory, seconds=load | seconds)
+
+
+def _speeds(model: Any, device: Any, asked: str) -> list[tuple[float, str]]:
+    """Operations a second and kind: of this device, and of an H100."""
+    from ressa.estimating import H100, product_speed
+
+    return [(product_speed(device, _computed_in(model, device, asked)), device.type), (H100, "cuda")]
 
 
 def _computed_in(model: Any, device: Any, asked: str) -> Any:
@@ -134,7 +331,11 @@ def _computed_in(model: Any, device: Any, asked: str) -> Any:
     return torch.float32 if asked == "auto" and is_slow(model, device) else dtype
 
 
-def _outcome(recipe: Any, table: Table, lines: list[str], found: Any, **more: Any) -> Outcome:
+def _outcome(
+    recipe: Any, table: Table, lines: list[str], estimates: Sequence[Any], summary: str, **more: Any
+) -> Outcome:
+    """estimates: of this device, and of an H100."""
+    found, fast = estimates
     rows = tuple((name, _size(size)) for name, size in found.memory.items())
     memory = Table("Memory", ("for", "size"), rows)
     total = sum(found.seconds.values())
@@ -142,19 +343,27 @@ def _outcome(recipe: Any, table: Table, lines: list[str], found: Any, **more: An
     lines = [
         *lines,
         f"Read: {_size(found.read)}; written: {_size(found.written)}.",
-        f"About {_duration(total)} on this device ({parts}), within a factor of two or so.",
-        "Nothing was loaded, and nothing was written.",
+        f"About {_duration(total)} on this device ({parts}){_on_h100(sum(fast.seconds.values()))}, "
+        "within a factor of two or so.",
     ]
     data = {
+        "command": recipe.command,
         "model": recipe.model,
+        "summary": summary,
         "recipe": recipe.model_dump(mode="json"),
         "read": found.read,
         "written": found.written,
         "memory": found.memory,
         "seconds": {name: round(seconds, 1) for name, seconds in found.seconds.items()},
+        "seconds_on_h100": {name: round(seconds, 1) for name, seconds in fast.seconds.items()},
         **more,
     }
     return Outcome(data, [table, memory], lines)
+
+
+def _on_h100(seconds: float) -> str:
+    """Nothing of what is so small that other things than products take its time."""
+    return f", {_duration(seconds)} on one H100" if seconds >= 60 else ""
 
 
 def _size(size: int) -> str:

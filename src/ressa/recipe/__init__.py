@@ -8,7 +8,7 @@ from ressa.recipe.evaluate import EvaluateRecipe
 from ressa.recipe.fields import DENSE, EMBEDDED
 from ressa.recipe.make import RECIPES, Recipe, make_recipe
 from ressa.recipe.prune import PruneRecipe
-from ressa.recipe.recipe_file import from_yaml, read_recipes, to_yaml, write_recipe
+from ressa.recipe.recipe_file import from_yaml, read_recipes, read_value, to_yaml, write_recipe
 from ressa.recipe.repair import RepairRecipe
 from ressa.recipe.report import ReportRecipe
 from ressa.recipe.sweep import SweepRecipe
@@ -27,6 +27,7 @@ __all__ = [
     "from_yaml",
     "make_recipe",
     "read_recipes",
+    "read_value",
     "to_yaml",
     "write_recipe",
 ]

@@ -95,9 +95,10 @@ def _each(loops: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _filled(value: Any, names: Values) -> Any:
-    """A value with `{name}` replaced; a text that is nothing else becomes the value itself, number or list."""
+    """A value with `{name}` replaced, in keys too; a text that is nothing else becomes the value itself, number or
+    list."""
     if isinstance(value, Mapping):
-        return {key: _filled(each, names) for key, each in value.items()}
+        return {_filled(key, names): _filled(each, names) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_filled(each, names) for each in value]
     if not isinstance(value, str):

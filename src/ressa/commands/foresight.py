@@ -1,0 +1,112 @@
+"""What a dry run can see: models as their shapes, here or to be fetched, what earlier recipes of a file will have made,
+and which files are missing."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ressa.checkpoint import find, read_manifest
+from ressa.data.folder import AUTO, DatasetFolder
+from ressa.data.training import MIXTURES, tasks_of
+from ressa.errors import UsageError
+from ressa.recipe import EMBEDDED
+
+if TYPE_CHECKING:
+    from ressa.anatomy import Anatomy
+    from ressa.estimating import Outline
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A model on the meta device, its parts and its shapes."""
+
+    model: Any
+    anatomy: "Anatomy"
+    shape: "Outline"
+
+
+class Foresight:
+    """missing: what is not there → a sentence about it."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self._made: dict[
+            str, tuple[str, Mapping[str, Any]]
+        ] = {}  # folder → the model it comes from, its plan
+        self._seen: dict[str, Seen] = {}
+
+    def will_make(self, output: Path, model: str, plan: Mapping[str, Any]) -> None:
+        """An earlier recipe's result: a model of the shapes of `model`, pruned by a plan."""
+        self._made[os.path.normpath(output)] = (self.origin(model), plan)
+
+    def origin(self, model: str) -> str:
+        """The model whose shapes a result that is not there yet will have; itself, where it is there."""
+        made = self._made.get(os.path.normpath(model))
+        return model if made is None else made[0]
+
+    def plan(self, model: str) -> Mapping[str, Any]:
+        """The layers that are pruned in a result, there or foreseen."""
+        made = self._made.get(os.path.normpath(model))
+        return read_manifest(model).plan if made is None else made[1]
+
+    def look(self, model: str) -> Seen:
+        """The shapes of a model. Raises UsageError if nothing is known of it."""
+        name = self.origin(model)
+        if name not in self._seen:
+            self._seen[name] = self._look(name)
+        return self._seen[name]
+
+    def _look(self, name: str) -> Seen:
+        place = find(name)
+        from ressa.anatomy import find_anatomy
+        from ressa.checkpoint import empty_model
+        from ressa.checkpoint.known import known_model
+        from ressa.estimating import outline
+        from ressa.fused import split
+
+        fetched = isinstance(place, Path) or _is_cached(place)
+        model = None if fetched else known_model(str(place))
+        if model is None:
+            model = empty_model(name)
+        split(model)
+        anatomy = find_anatomy(model)
+        seen = Seen(model, anatomy, outline(model, anatomy))
+        if not fetched:
+            size = seen.shape.size / GIB
+            self.missing[name] = f"{name} is not in the cache: {size:.1f} GiB would be fetched from the hub."
+        return seen
+
+    def data(self, folder: str, tasks: Sequence[str] | str, split: str, order: Sequence[str]) -> None:
+        """Note what of a dataset folder is missing. tasks: all that are wanted; or a mixture, of each of whose kinds
+        one is enough."""
+        if folder == EMBEDDED:
+            return
+        if not Path(folder).is_dir():
+            self.missing[folder] = (
+                f"There is no dataset folder {folder} (docs/data.md says what it may hold)."
+            )
+            return
+        if isinstance(tasks, str):
+            names = [[each.strip()] for each in tasks.split(",")]
+            groups = [tasks_of(kind) for kind in MIXTURES[tasks]] if tasks in MIXTURES else names
+        else:
+            groups = [[task] for task in tasks]
+        try:
+            there = DatasetFolder(folder)
+            for group in groups:
+                if not any(there.choose(task, split, order) for task in group):
+                    named = " or ".join(group)
+                    where = "" if split == AUTO else f" in the split {split}"
+                    self.missing[f"{folder}:{named}:{split}"] = f"{folder} has no {named}{where}."
+        except UsageError as error:
+            self.missing[folder] = str(error)
+
+
+def _is_cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
