@@ -86,18 +86,21 @@ def _pruning(recipe: PruneRecipe, sight: Foresight) -> Outcome:
     seen = sight.look(recipe.model)
     from ressa.allocation import make_plan, read_plan
     from ressa.commands.planning import patterns
-    from ressa.device import find_device, host_memory
+    from ressa.device import host_memory
     from ressa.estimating import estimate_pruning
     from ressa.methods import get_method
 
-    device, method = find_device(recipe.device), get_method(recipe.method)
+    method = get_method(recipe.method)
     model, anatomy, shape = seen.model, seen.anatomy, seen.shape
     if recipe.plan is not None:
         plan = read_plan(recipe.plan)
         plan.check({name: model.get_submodule(name).weight.shape for name in anatomy.linears()})
     else:
         asked = {tower: pattern for tower, pattern in patterns(recipe).items() if tower in anatomy.towers}
-        plan = make_plan({tower: "dense" if p is None else p for tower, p in asked.items()}, anatomy, model)
+        plan = sight.once(
+            ("plan", sight.origin(recipe.model), tuple(asked.items())),
+            lambda: make_plan({t: DENSE if p is None else p for t, p in asked.items()}, anatomy, model),
+        )
     sight.will_make(recipe.output, recipe.model, plan)
     found = [
         estimate_pruning(
@@ -109,7 +112,7 @@ def _pruning(recipe: PruneRecipe, sight: Foresight) -> Outcome:
             speed=speed,
             device=kind,
         )
-        for speed, kind in _speeds(model, device, recipe.dtype)
+        for speed, kind in _speeds(recipe, sight)
     ]
     rows = []
     for tower in anatomy.towers:
@@ -142,11 +145,9 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
     sparse, config = sight.plan(recipe.model), recipe.config()
     seen = sight.look(recipe.model)
     sight.will_make(recipe.output, recipe.model, sparse)
-    from ressa.device import find_device
     from ressa.estimating import estimate_repair, steps_of, trainable
 
-    device = find_device(recipe.device)
-    model, anatomy, shape = seen.model, seen.anatomy, seen.shape
+    anatomy, shape = seen.anatomy, seen.shape
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
     steps = config.steps or steps_of(recipe.samples, config.epochs, config.batch_size)
     allowed = -(-config.reconstruct_tokens // shape.tokens["language"])
@@ -163,7 +164,7 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
             teacher=config.reconstructs,
             speed=speed,
         )
-        for speed, _ in _speeds(model, device, recipe.dtype)
+        for speed, _ in _speeds(recipe, sight)
     ]
     rows = []
     for tower in anatomy.towers:
@@ -191,10 +192,8 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 def _evaluation(recipe: EvaluateRecipe, sight: Foresight) -> Outcome:
     sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
     seen = sight.look(recipe.model)
-    from ressa.device import find_device
 
-    speeds = _speeds(seen.model, find_device(recipe.device), recipe.dtype)
-    found = [_asked(recipe, seen, speed) for speed, _ in speeds]
+    found = [_asked(recipe, seen, speed) for speed, _ in _speeds(recipe, sight)]
     rows = _rows(recipe)
     table = Table(f"{recipe.model}, to be asked", ("task", "prompts", "tokens", "beams"), rows)
     unknown = (
@@ -213,12 +212,11 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
     sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
     seen = sight.look(recipe.model)
     from ressa.allocation.uniform import per_tower
-    from ressa.device import find_device
     from ressa.estimating import Estimate, estimate_pruning
     from ressa.methods import get_method
     from ressa.sparsity import parse_pattern
 
-    device, method = find_device(recipe.device), get_method(recipe.method)
+    method = get_method(recipe.method)
     points = points_of(recipe.figure)
     count = len(points) * len(recipe.seeds)
     plans = []
@@ -255,7 +253,7 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
             },
         )
 
-    found = [take(speed, kind) for speed, kind in _speeds(seen.model, device, recipe.dtype)]
+    found = [take(speed, kind) for speed, kind in _speeds(recipe, sight)]
     title = f"{recipe.model}, to be pruned {count} times and asked each time"
     table = Table(title, ("task", "prompts", "tokens", "beams"), _rows(recipe))
     return _outcome(
@@ -315,11 +313,17 @@ def _asked(recipe: EvaluateRecipe | SweepRecipe, seen: Seen, speed: float) -> An
     return Estimate(read=parts[0].read, written=0, memory=memory, seconds=load | seconds)
 
 
-def _speeds(model: Any, device: Any, asked: str) -> list[tuple[float, str]]:
+def _speeds(recipe: Any, sight: Foresight) -> list[tuple[float, str]]:
     """Operations a second and kind: of this device, and of an H100."""
+    from ressa.device import find_device
     from ressa.estimating import H100, product_speed
 
-    return [(product_speed(device, _computed_in(model, device, asked)), device.type), (H100, "cuda")]
+    device = find_device(recipe.device)
+    dtype = sight.once(
+        ("dtype", sight.origin(recipe.model), device, recipe.dtype),
+        lambda: _computed_in(sight.look(recipe.model).model, device, recipe.dtype),
+    )
+    return [(product_speed(device, dtype), device.type), (H100, "cuda")]
 
 
 def _computed_in(model: Any, device: Any, asked: str) -> Any:

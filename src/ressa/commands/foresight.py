@@ -2,7 +2,7 @@
 and which files are missing."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,13 @@ class Foresight:
             str, tuple[str, Mapping[str, Any]]
         ] = {}  # folder → the model it comes from, its plan
         self._seen: dict[str, Seen] = {}
+        self._known: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for each key: recipes of one file have much in common."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def will_make(self, output: Path, model: str, plan: Mapping[str, Any]) -> None:
         """An earlier recipe's result: a model of the shapes of `model`, pruned by a plan."""
