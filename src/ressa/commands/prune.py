@@ -64,8 +64,8 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         told = set(layers_to_prune(recipe, anatomy, given))
         if told & set(anatomy.linears("language")) and not any(sample.target for sample in samples):
             raise UsageError(
-                f"{recipe.calibration} has pictures without texts, and so the language tower cannot be calibrated: give "
-                "captions or class names, or leave it dense (--language dense)."
+                f"{recipe.calibration} has pictures without texts, and so the language tower cannot be calibrated: "
+                "give captions or class names, or leave it dense (--language dense)."
             )
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
