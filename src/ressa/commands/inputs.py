@@ -1,21 +1,24 @@
 """From what a recipe names to what is there: a dtype, a dataset folder, samples."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from ressa.data import Sample, training_samples
-from ressa.data.checking import readable
+from ressa.data.checking import readable, stored
 from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import TRAINED
 from ressa.data.formats.part import KINDS
+from ressa.data.picture import size_of
 from ressa.data.training import tasks_in
 from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
 from ressa.recipe import EMBEDDED
+from ressa.recipe.sources import Source, sources_in_words
 
 MIX, PAIRS = "mix", "pairs"
 
@@ -38,12 +41,12 @@ def find_data(spec: str) -> Path:
         return dataset_folder()
     folder = Path(spec)
     if not folder.is_dir():
-        raise UsageError(f"There is no dataset folder {spec}: name one (docs/evaluate.md), or 'embedded'.")
+        raise UsageError(f"There is no dataset folder {spec}: name one (docs/data.md), or 'embedded'.")
     return folder
 
 
 def draw_samples(
-    spec: str,
+    sources: str | tuple[Source, ...],
     split: str,
     count: int,
     mixture: str,
@@ -53,22 +56,53 @@ def draw_samples(
     on_bad: OnBadSample = "stop",
     follow_links: bool = False,
 ) -> list[Sample]:
-    """Samples of a dataset folder, drawn with a seed; `mixture` may be several tasks separated by commas.
+    """Samples of a dataset folder or of several by their weights, drawn with a seed.
 
-    order, on_bad, follow_links: as `training_samples` takes them.
+    split, mixture: of the sources that name none of their own. order, on_bad, follow_links: as `training_samples`
+    takes them.
     """
-    tasks = [task.strip() for task in mixture.split(",")]
-    wanted = tasks if len(tasks) > 1 else mixture
-    return training_samples(
-        find_data(spec),
-        split,
-        count,
-        seed,
-        wanted,
-        order=order,
-        on_bad=on_bad,
-        follow_links=follow_links,
-    )
+    options: dict[str, Any] = {"order": order, "on_bad": on_bad, "follow_links": follow_links}
+    if isinstance(sources, str):
+        return training_samples(find_data(sources), split, count, seed, mixture, **options)
+    for source in sources:
+        find_data(source.data)  # all of them, before any is read
+    samples: list[Sample] = []
+    for source, part in zip(sources, shares(count, [source.weight for source in sources]), strict=True):
+        if part:
+            own = source.split or split, part, seed, source.mixture or mixture
+            samples += training_samples(find_data(source.data), *own, **options)
+    random.Random(seed).shuffle(samples)
+    return samples
+
+
+def told(
+    sources: str | tuple[Source, ...], mixture: str, count: int, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """What a manifest says of samples that were drawn: whence, what, and how many. count: as many were asked for."""
+    about: dict[str, Any] = {
+        "name": sources_in_words(sources),
+        "split": splits_of(samples),
+        "mixture": mixture,
+        "samples": len(samples),
+    }
+    if not isinstance(sources, str):
+        parts = shares(count, [source.weight for source in sources])
+        about["sources"] = [
+            {**source.model_dump(exclude_none=True), "samples": part}
+            for source, part in zip(sources, parts, strict=True)
+        ]
+    return about
+
+
+def shares(count: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers that come to `count` and are as the weights, by the largest remainders."""
+    total = sum(weights)
+    exact = [count * weight / total for weight in weights]
+    found = [int(each) for each in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda place: found[place] - exact[place])
+    for place in by_remainder[: count - sum(found)]:
+        found[place] += 1
+    return found
 
 
 def fitting(
@@ -117,6 +151,19 @@ def fingerprint_samples(samples: Sequence[Sample]) -> str:
             for asked, said in sample.turns:
                 yield asked
                 yield said or ""
+
+    return fingerprint(parts())
+
+
+def fingerprint_of_names(samples: Sequence[Sample]) -> str:
+    """A digest of what the samples say and of their pictures' names and sizes in bytes, which is quicker to tell."""
+
+    def parts() -> Iterator[str]:
+        for sample in samples:
+            for picture in stored(sample):
+                yield from (picture.name, str(size_of(picture)))
+            for asked, said in sample.turns:
+                yield from (asked, said or "")
 
     return fingerprint(parts())
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ressa.allocation import read_plan
 from ressa.checkpoint import Manifest, descent, find, lasting_name
-from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, splits_of
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, told
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.data.folder import CALIBRATED
@@ -13,6 +13,7 @@ from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
+from ressa.recipe.sources import folders_of
 from ressa.recipe.text import OWN
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
@@ -21,7 +22,7 @@ from ressa.stopwatch import Stopwatch, where_it_went
 @one_at_a_time
 def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     """Prune as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
-    refuse_overlap(recipe.output, recipe.model, recipe.calibration, recipe.plan)
+    refuse_overlap(recipe.output, recipe.model, *folders_of(recipe.calibration), recipe.plan)
     identity = recipe.identity()
     manifest = finished(recipe.output, identity, force=force)
     if manifest is not None:
@@ -69,9 +70,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
             )
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
-            "name": recipe.calibration,
-            "split": splits_of(samples),
-            "samples": len(samples),
+            **told(recipe.calibration, recipe.mixture, recipe.samples, samples),
             "fingerprint": fingerprint_samples(samples),
         }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ressa.checkpoint import Manifest, descent, find, lasting_name, read_manifest
-from ressa.commands.inputs import draw_samples, find_dtype, fitting
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_of_names, fitting, told
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.errors import UsageError
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
+from ressa.recipe.sources import folders_of
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
 from ressa.warned import recorded
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     """Repair as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
     pruned = read_manifest(recipe.model)
-    refuse_overlap(recipe.output, recipe.model, recipe.dense or pruned.source, recipe.data)
+    refuse_overlap(recipe.output, recipe.model, recipe.dense or pruned.source, *folders_of(recipe.data))
     # The same recipe on a folder that was pruned anew since is another repair.
     parent = fingerprint([json.dumps([pruned.recipe, pruned.plan, pruned.versions], sort_keys=True)])
     identity = {**recipe.identity(), "parent": parent}
@@ -68,7 +69,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             load(recipe.dense or pruned.source, dtype=dtype, unpack=True) if config.needs_teacher else None
         )
     with watch.on("samples"):
-        samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
+        samples = drawn = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
     room = _room(vlm.model, masks, config, device) + recipe.packed * size_of(vlm.model)
     with work_folder(recipe.output, identity, force=force, room=room) as work:
         meet(device)  # before anyone looks into the work folder
@@ -83,6 +84,10 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
                 samples = mixed(samples, texts, recipe.text_share, recipe.seed)
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
+            "data": {
+                **told(recipe.data, recipe.mixture, recipe.samples, drawn),
+                "fingerprint": fingerprint_of_names(drawn),
+            },
             "samples": len(samples),
             "texts": len({sample.id for sample in samples if sample.plain}),
             "steps": len(result.history),

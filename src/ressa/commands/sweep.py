@@ -15,6 +15,7 @@ from ressa.errors import UsageError
 from ressa.evaluation import draw
 from ressa.files import write_json
 from ressa.recipe import SweepRecipe
+from ressa.recipe.sources import folders_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,8 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
         raise UsageError(f"{output} exists and is not a sweep's: choose another --output.")
     find(recipe.model)
     data = find_data(recipe.data)
-    find_data(recipe.calibration)
+    for folder in folders_of(recipe.calibration):
+        find_data(folder)
     drawn = draw(
         data,
         recipe.tasks,

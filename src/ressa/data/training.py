@@ -1,9 +1,10 @@
 """Image-text samples with targets, drawn from a dataset folder: what calibration and repair run on."""
 
+import heapq
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
 from ressa.data.checking import PictureCheck
@@ -45,10 +46,10 @@ def training_samples(
     split: `auto` for the first of `order` that each task has.
 
     mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
-    names such as `caption` or `vqa`; of several tasks, those that the split has get equal shares. Captions are drawn
-    one an image, then second captions once every image has given one, and so on; a question's target is its most
-    common answer, a class's a sentence with its name. `question` and `caption` are the prompts. A split with fewer
-    samples gives all it has, and that is said.
+    names such as `caption` or `vqa`, with weights where they have any (`caption:2,vqa`); of several tasks, those that
+    the split has get these shares. Captions are drawn one an image, then second captions once every image has given
+    one, and so on; a question's target is its most common answer, a class's a sentence with its name. `question` and
+    `caption` are the prompts. A split with fewer samples gives all it has, and that is said.
 
     Every picture is opened before they are handed out. on_bad: `stop` for what cannot be used (a UsageError), or
     `skip` it and draw another. follow_links: follow symbolic links that lead out of the folder.
@@ -62,9 +63,12 @@ def training_samples(
         folder, question, caption, follow_links=follow_links, faults=faults, enough=count, seed=seed
     )
     rng = random.Random(seed)
-    groups = _groups(data, split, order, mixture)
-    pools = [[_pool(data, task, found, rng) for task, found in group] for group in groups]
-    queue = _in_turn(map(_in_turn, pools))
+    groups, weights = _groups(data, split, order, mixture), weights_in(mixture)
+    shares = [
+        (1.0, _in_shares([(weights.get(task, 1.0), _pool(data, task, found, rng)) for task, found in group]))
+        for group in groups
+    ]
+    queue = _in_shares(shares)
     pictures = PictureCheck(faults)
     samples: list[Sample] = []
     while drawn := list(islice(queue, count - len(samples))):
@@ -117,7 +121,30 @@ def tasks_in(mixture: str | Sequence[str]) -> list[str]:
     """The tasks of a mixture, by its name or as they are listed, separated by commas in a text."""
     if isinstance(mixture, str) and mixture in MIXTURES:
         return [task for kind in MIXTURES[mixture] for task in tasks_of(kind)]
-    return [task.strip() for task in mixture.split(",")] if isinstance(mixture, str) else list(mixture)
+    return list(weights_in(mixture))
+
+
+def weights_in(mixture: str | Sequence[str]) -> dict[str, float]:
+    """Task → weight, of tasks that are listed, each with its weight behind a colon where it has one.
+
+    Raises UsageError for a weight that is no number above 0.
+    """
+    if isinstance(mixture, str) and mixture in MIXTURES:
+        return {}
+    listed = [task.strip() for task in mixture.split(",")] if isinstance(mixture, str) else list(mixture)
+    found = {}
+    for entry in listed:
+        task, colon, said = entry.partition(":")
+        try:
+            weight = float(said) if colon else 1.0
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight <= 1e9:
+            raise UsageError(
+                f"mixture {entry!r} has a weight that is no number above 0: write such as caption:2."
+            )
+        found[task.strip()] = weight
+    return found
 
 
 def tasks_of(kind: Kind) -> list[str]:
@@ -149,5 +176,19 @@ def _caption_samples(images: Sequence[CaptionedImage], rng: random.Random) -> li
 
 
 def _in_turn(pools: Iterable[Iterable[Sample]]) -> Iterator[Sample]:
-    """One sample of each pool after the other, as long as each lasts: any part from the front has equal shares."""
-    return (sample for turn in zip_longest(*pools) for sample in turn if sample is not None)
+    """One sample of each pool after the other, as long as each lasts."""
+    return _in_shares([(1.0, pool) for pool in pools])
+
+
+def _in_shares(pools: Iterable[tuple[float, Iterable[Sample]]]) -> Iterator[Sample]:
+    """Samples of pools by their weights, as long as each lasts: any part from the front has these shares."""
+    waiting = [(1 / weight, place, 1 / weight, iter(pool)) for place, (weight, pool) in enumerate(pools)]
+    heapq.heapify(waiting)
+    while waiting:
+        due, place, step, pool = waiting[0]
+        sample = next(pool, None)
+        if sample is None:
+            heapq.heappop(waiting)
+        else:
+            heapq.heapreplace(waiting, (due + step, place, step, pool))
+            yield sample

@@ -41,7 +41,7 @@ def _model_names(value: Any) -> Any:
         return names
     if not names:
         raise ValueError("no model is named: give a folder that ressa made, or several")
-    return tuple(dict.fromkeys(_path(name) for name in names))
+    return tuple(dict.fromkeys(path_text(name) for name in names))
 
 
 def _separated(value: Any) -> Any:
@@ -71,7 +71,7 @@ def _numbers(value: Any) -> Any:
 def folder_to_write(value: Any) -> Any:
     """A path that a folder can be made at: not empty, not the folder one is in or one above it."""
     if isinstance(value, str | Path):
-        text = _path(value)
+        text = path_text(value)
         if Path(text).name in ("", ".."):
             raise ValueError(f"'{text}' is no name for a new folder: give one such as runs/pruned")
         return Path(text)
@@ -81,14 +81,14 @@ def folder_to_write(value: Any) -> Any:
 def file_to_write(value: Any) -> Any:
     """A path that a file can be made at."""
     if isinstance(value, str | Path):
-        text = _path(value)
+        text = path_text(value)
         if Path(text).name in ("", ".."):
             raise ValueError(f"'{text}' is no name for a file: give one such as runs/scores.json")
         return Path(text)
     return value
 
 
-def _path(value: Any) -> Any:
+def path_text(value: Any) -> Any:
     """A path as a person writes it: `~` is their home."""
     if not isinstance(value, str | Path):
         return value
@@ -105,7 +105,7 @@ def _path(value: Any) -> Any:
         return text
 
 
-def _split(value: str) -> str:
+def split_name(value: str) -> str:
     if not re.fullmatch(r"[\w-][\w.-]{0,99}", value):
         raise ValueError(
             f"{brief(value)} is no name of a split: it is a part of file names, such as val or test"
@@ -154,9 +154,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
 
 OutputFolder = Annotated[Path, BeforeValidator(folder_to_write)]
 OutputFile = Annotated[Path, BeforeValidator(file_to_write)]
-InputPath = Annotated[Path, BeforeValidator(_path)]
-Folder = Annotated[str, BeforeValidator(_path)]
-ModelName = Annotated[str, BeforeValidator(_path)]
+InputPath = Annotated[Path, BeforeValidator(path_text)]
+Folder = Annotated[str, BeforeValidator(path_text)]
+ModelName = Annotated[str, BeforeValidator(path_text)]
 Model = Annotated[
     ModelName, Field(description="A folder, a Hugging Face hub id, `embedded` or `embedded-llava`.")
 ]
@@ -188,21 +188,19 @@ Pattern = Annotated[str, BeforeValidator(one_spelling)]
 PatternOrDense = Annotated[str, BeforeValidator(_one_spelling_or_dense)]
 
 # Samples to calibrate or train on.
-Calibration = Annotated[
-    Folder, Field(description="The dataset folder of the calibration samples, or `embedded`.")
-]
 CalibrationSplit = Annotated[
     str,
-    AfterValidator(_split),
+    AfterValidator(split_name),
     Field(description="The split they are drawn from; auto: calibration, or else train."),
 ]
 SamplesSplit = Annotated[
-    str, AfterValidator(_split), Field(description="The split they are drawn from; auto: train.")
+    str, AfterValidator(split_name), Field(description="The split they are drawn from; auto: train.")
 ]
 Mixture = Annotated[
     str,
     Field(
-        description="What they are: captions, qa (questions), mix (half and half), or tasks such as caption,vqa."
+        description="What they are: captions, qa (questions), mix (half and half), instruct (conversations), or tasks, "
+        "weighted where you like: caption:2,vqa."
     ),
 ]
 Samples = Annotated[Positive, Field(description="How many they are.")]
@@ -216,7 +214,7 @@ Tasks = Annotated[
 CaptionMetrics = Annotated[tuple[str, ...], BeforeValidator(_names(CAPTION_METRICS, "caption metric"))]
 TestSplit = Annotated[
     str,
-    AfterValidator(_split),
+    AfterValidator(split_name),
     Field(
         description="The split to score on; auto: each task's test, testdev or val, the first that there is."
     ),

@@ -8,7 +8,6 @@ from ressa.recipe.fields import (
     DENSE,
     EMBEDDED,
     BatchSize,
-    Calibration,
     CalibrationSplit,
     Dtype,
     InputPath,
@@ -25,6 +24,7 @@ from ressa.recipe.fields import (
     one_spelling,
 )
 from ressa.recipe.presets import PresetRecipe
+from ressa.recipe.sources import Calibration
 from ressa.recipe.text import OWN, Text, TextSamples, TextTokens
 
 

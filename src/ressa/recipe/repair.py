@@ -10,7 +10,6 @@ from ressa.recipe.fields import (
     EMBEDDED,
     Dtype,
     Epochs,
-    Folder,
     Mixture,
     ModelName,
     Names,
@@ -24,6 +23,7 @@ from ressa.recipe.fields import (
     Share,
 )
 from ressa.recipe.presets import PresetRecipe
+from ressa.recipe.sources import Training
 from ressa.recipe.text import OWN, Text, TextSamples, TextTokens
 from ressa.repairing.config import RepairConfig
 
@@ -42,8 +42,7 @@ class RepairRecipe(PresetRecipe):
     """The model it was pruned from; by default the one that the folder names."""
     output: OutputFolder
     """The folder to write."""
-    data: Folder = EMBEDDED
-    """The dataset folder of the training samples, or `embedded`."""
+    data: Training = EMBEDDED
     split: SamplesSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 25_000

@@ -8,7 +8,6 @@ from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
     EMBEDDED,
     BatchSize,
-    Calibration,
     CalibrationSplit,
     Dtype,
     Folder,
@@ -24,6 +23,7 @@ from ressa.recipe.fields import (
     Tasks,
     TestSplit,
 )
+from ressa.recipe.sources import Calibration
 
 
 class SweepRecipe(DecodingRecipe):
