@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ressa.commands.inputs import draw_samples, shares, told
+from ressa.commands.inputs import draw_samples, shares, whence
 from ressa.data import training_samples
 from ressa.data.training import _in_shares
 from ressa.errors import UsageError
@@ -101,7 +101,7 @@ def test_each_folder_gives_its_share(folders):
     assert Counter(bool(sample.earlier) for sample in samples) == {False: 12, True: 4}
     assert samples == draw_samples(sources, "auto", 16, "mix", 0)
     assert samples != draw_samples(sources, "auto", 16, "mix", 1)
-    about = told(sources, "mix", 16, samples)
+    about = whence(sources, "mix", 16, samples)
     assert (about["samples"], about["split"], about["mixture"]) == (16, "train", "mix")
     assert [source["samples"] for source in about["sources"]] == [12, 4]
 

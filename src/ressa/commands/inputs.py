@@ -75,7 +75,7 @@ def draw_samples(
     return samples
 
 
-def told(
+def whence(
     sources: str | tuple[Source, ...], mixture: str, count: int, samples: Sequence[Sample]
 ) -> dict[str, Any]:
     """What a manifest says of samples that were drawn: whence, what, and how many. count: as many were asked for."""

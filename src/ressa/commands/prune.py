@@ -5,7 +5,7 @@ from typing import Any
 
 from ressa.allocation import read_plan
 from ressa.checkpoint import Manifest, descent, find, lasting_name
-from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, told
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, whence
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.data.folder import CALIBRATED
@@ -13,7 +13,7 @@ from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
-from ressa.recipe.sources import folders_of
+from ressa.recipe.sources import folders_of, sources_in_words
 from ressa.recipe.text import OWN
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
@@ -65,12 +65,12 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
         told = set(layers_to_prune(recipe, anatomy, given))
         if told & set(anatomy.linears("language")) and not any(sample.target for sample in samples):
             raise UsageError(
-                f"{recipe.calibration} has pictures without texts, and so the language tower cannot be calibrated: "
-                "give captions or class names, or leave it dense (--language dense)."
+                f"{sources_in_words(recipe.calibration)} has pictures without texts, and so the language tower cannot "
+                "be calibrated: give captions or class names, or leave it dense (--language dense)."
             )
         inputs = batches(vlm, samples, batch_size_of(recipe, vlm, samples, device))
         calibration = {
-            **told(recipe.calibration, recipe.mixture, recipe.samples, samples),
+            **whence(recipe.calibration, recipe.mixture, recipe.samples, samples),
             "fingerprint": fingerprint_samples(samples),
         }
     begun = {**identity, "calibrated": calibration, "given": given and given.to_dict()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ressa.checkpoint import Manifest, descent, find, lasting_name, read_manifest
-from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_of_names, fitting, told
+from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_of_names, fitting, whence
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
 from ressa.errors import UsageError
@@ -85,7 +85,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "data": {
-                **told(recipe.data, recipe.mixture, recipe.samples, drawn),
+                **whence(recipe.data, recipe.mixture, recipe.samples, drawn),
                 "fingerprint": fingerprint_of_names(drawn),
             },
             "samples": len(samples),
