@@ -1,6 +1,5 @@
 """What a dual encoder makes of pictures and texts, and what a pair of them scores."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ressa.dual.structure import is_late, itm_switch
+from ressa.dual.structure import is_late, itm_switch, number_of, scale_of
 from ressa.errors import UsageError
 
 Inputs = Mapping[str, Tensor]
@@ -60,7 +59,8 @@ class DualEncoder:
     def __init__(self, model: nn.Module, processor: Any) -> None:
         self.late = is_late(processor)
         self.switch = itm_switch(model)
-        self.scale, self.bias = _scale(model, self.late), _number(model, "logit_bias") or 0.0
+        self.scale = 1.0 if self.late else scale_of(model) or 1 / TEMPERATURE
+        self.bias = number_of(model, "logit_bias") or 0.0
         biased = hasattr(model, "logit_bias")
         self.loss: Literal["softmax", "sigmoid", "hardest"] = (
             "hardest" if self.late else "sigmoid" if biased else "softmax"
@@ -133,20 +133,6 @@ class DualEncoder:
         raise UsageError(
             "The model's scores are no cosines of projections, so it has no embeddings to learn."
         )
-
-
-def _scale(model: nn.Module, late: bool) -> float:
-    if late:
-        return 1.0
-    logarithm, temperature = _number(model, "logit_scale"), _number(model, "temperature")
-    if logarithm is not None:
-        return math.exp(logarithm)
-    return 1 / (TEMPERATURE if temperature is None else temperature)
-
-
-def _number(model: nn.Module, name: str) -> float | None:
-    found = getattr(model, name, None)
-    return float(found.detach()) if isinstance(found, Tensor) and found.numel() == 1 else None
 
 
 def _tensor(output: Any, name: str) -> Tensor | None:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import inspect
+import math
 import sys
 import typing
 from typing import Any
+
+from torch import Tensor
 
 ITM_SWITCHES = ("use_itm_head", "use_image_text_matching_head")  # BLIP's, BLIP-2's name for one thing
 
@@ -22,12 +25,25 @@ def is_late(processor: Any) -> bool:
 
 
 def is_dual_encoder(model: Any, processor: Any = None) -> bool:
-    """Whether images and texts are embedded apart, into one space."""
+    """Whether images and texts are embedded apart, into one space, and that is what the model itself is for: a detector
+    or a segmenter around a dual encoder (OWL-ViT, CLIPSeg) is none."""
     if is_late(processor) or itm_switch(model) is not None:
         return True
-    gives = _given(model)
-    contrasts = "logits_per_image" in gives or "return_loss" in inspect.signature(model.forward).parameters
-    return {"image_embeds", "text_embeds"} <= gives and contrasts
+    return scale_of(model) is not None and {"image_embeds", "text_embeds"} <= _given(model)
+
+
+def scale_of(model: Any) -> float | None:
+    """What a model multiplies its similarities by; None where it has no such number."""
+    logarithm, temperature = number_of(model, "logit_scale"), number_of(model, "temperature")
+    if logarithm is not None:
+        return math.exp(logarithm)
+    return None if temperature is None else 1 / temperature
+
+
+def number_of(model: Any, name: str) -> float | None:
+    """The value of a parameter that is one number."""
+    found = getattr(model, name, None)
+    return float(found.detach()) if isinstance(found, Tensor) and found.numel() == 1 else None
 
 
 def _given(model: Any) -> set[str]:

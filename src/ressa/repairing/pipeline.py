@@ -205,7 +205,7 @@ def _repair(
         blocks=blocks,
         held_back=tested.report,
         end=objective.end,
-        objective=objective.name,
+        objective="none" if config.method == "reconstruct" else objective.name,
     )
 
 
