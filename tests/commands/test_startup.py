@@ -68,6 +68,12 @@ def test_every_name_of_the_front_door_is_there():
         ["evaluate", "{llava}", "--tasks", "chess"],
         ["sweep", "{absent}", "-o", "{out}"],
         ["inspect", "{absent}"],
+        ["inspect", "{absent}", "--recipe"],
+        ["push", "{absent}", "me/sparse"],
+        ["push", "{pruned}", "no name"],
+        ["evaluate", "{llava}", "--card", "{llava}"],
+        ["evaluate", "{llava}", "--harness", "lmms-eval"],
+        ["repair", "{pruned}", "-o", "{out}", "--report-to", "chess"],
         ["demo", "--model", "{absent}", "-o", "{out}"],
         ["run", "{absent}"],
     ],
@@ -91,6 +97,12 @@ def test_a_finished_result_is_found_without_pytorch(world, pruned):
                                "--method", "magnitude")  # fmt: skip
     assert status == 0
     assert "torch" not in modules
+
+
+def test_the_recipes_of_a_result_are_printed_without_pytorch(pruned):
+    status, modules = imported("inspect", pruned, "--recipe")
+    assert status == 0
+    assert not {"torch", "transformers"} & modules
 
 
 def test_inspecting_a_result_takes_no_model(pruned):

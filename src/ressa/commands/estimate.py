@@ -7,6 +7,7 @@ from typing import Any
 from ressa.commands.foresight import GIB, Foresight, Seen
 from ressa.commands.outcome import Outcome
 from ressa.data.folder import CALIBRATED, SCORED, TRAINED
+from ressa.errors import UsageError
 from ressa.recipe import DENSE, DemoRecipe, EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
 from ressa.report import Table
 
@@ -47,6 +48,10 @@ def _estimate(recipe: Recipe, sight: Foresight) -> Outcome:
     if isinstance(recipe, RepairRecipe):
         return _repair(recipe, sight)
     if isinstance(recipe, EvaluateRecipe):
+        if recipe.harness is not None:
+            raise UsageError(
+                f"What {recipe.harness} would take is not known: leave out --dry-run, or the harness."
+            )
         return _evaluation(recipe, sight)
     assert isinstance(recipe, SweepRecipe)
     return _sweep(recipe, sight)
