@@ -71,7 +71,8 @@ def test_what_is_told_is_what_is_done(ressa, world, tmp_path, monkeypatch):
     )
     assert done[2]["recipe"]["preset"] == "paper"
     assert done[2]["training"]["held_back"] == {}
-    assert done[3]["decoding"]["beams"] == 5
+    settings = done[3]["asked"]["vqa"]
+    assert (settings["beams"], settings["length_penalty"], settings["metric"]) == (5, -1, "lavis")
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,24 @@ def _estimate(recipe: Recipe, sight: Foresight) -> Outcome:
                 f"What {recipe.harness} would take is not known: leave out --dry-run, or the harness."
             )
         return _evaluation(recipe, sight)
-    assert isinstance(recipe, SweepRecipe)
-    return _sweep(recipe, sight)
+    if isinstance(recipe, SweepRecipe):
+        return _sweep(recipe, sight)
+    return _not_estimated(recipe)
+
+
+def _not_estimated(recipe: Recipe) -> Outcome:
+    """The outcome of a recipe of which nothing can be said."""
+    data: dict[str, Any] = {
+        "command": recipe.command,
+        "summary": "not estimated",
+        "recipe": recipe.model_dump(mode="json"),
+        "read": 0,
+        "written": 0,
+        "memory": {},
+        "seconds": {},
+        "seconds_on_h100": {},
+    }
+    return Outcome(data, [], [f"What a {recipe.command} takes is not estimated."])
 
 
 def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outcome]:
@@ -65,7 +81,7 @@ def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outco
         rows.append(
             (
                 f"{number} {recipe.command}",
-                str(getattr(recipe, "output", None) or recipe.model),
+                str(getattr(recipe, "output", None) or getattr(recipe, "model", "")),
                 data["summary"],
                 _size(sum(data["memory"].values())),
                 _size(data["written"]),
@@ -195,7 +211,9 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 
 
 def _evaluation(recipe: EvaluateRecipe, sight: Foresight) -> Outcome:
-    sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
+    if recipe.harness is not None:
+        raise UsageError(f"What {recipe.harness} asks is its own: leave --dry-run out.")
+    sight.data(recipe.data, _data_of(recipe.tasks), recipe.split, SCORED)
     seen = sight.look(recipe.model)
 
     found = [_asked(recipe, seen, speed) for speed, _ in _speeds(recipe, sight)]
@@ -214,7 +232,7 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
     from ressa.sweep import points_of
 
     sight.data(recipe.calibration, recipe.mixture, recipe.calibration_split, CALIBRATED)
-    sight.data(recipe.data, recipe.tasks, recipe.split, SCORED)
+    sight.data(recipe.data, _data_of(recipe.tasks), recipe.split, SCORED)
     seen = sight.look(recipe.model)
     from ressa.allocation.uniform import per_tower
     from ressa.estimating import Estimate, estimate_pruning
@@ -273,25 +291,36 @@ class _Task:
     name: str
     prompts: int
     tokens: int
-    pairs: int
+    beams: int
+    pairs: int = 0
 
 
 def _tasks(recipe: EvaluateRecipe | SweepRecipe) -> list[_Task]:
-    decoding, images = recipe.decoding(), min(recipe.pool, recipe.limit or recipe.pool)
-    lengths = {"caption": decoding.caption_tokens[1]}
-    return [
-        _Task(name, images, 0, CAPTIONS * images**2)
-        if name == "retrieval"
-        else _Task(name, recipe.limit or PROMPTS, lengths.get(name, decoding.answer_tokens[1]), 0)
-        for name in recipe.tasks
-    ]
+    from ressa.evaluation.protocols import settings_of
+
+    found = []
+    for name in recipe.tasks:
+        settings = settings_of(name, **recipe.asking())
+        if name == "retrieval":
+            images = min(recipe.pool, recipe.limit or recipe.pool)
+            found.append(_Task(name, images, 0, 1, CAPTIONS * images**2))
+        else:
+            found.append(_Task(name, recipe.limit or PROMPTS, settings.tokens[1], settings.beams))
+    return found
+
+
+def _data_of(tasks: Sequence[str]) -> list[str]:
+    """What of a data folder some tasks ask about."""
+    from ressa.evaluation.tasks.by_name import task_named
+
+    return list(dict.fromkeys(task_named(name).data for name in tasks))
 
 
 def _rows(recipe: EvaluateRecipe | SweepRecipe) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (each.name, f"{each.pairs:,} pairs", "–", "–")
         if each.pairs
-        else (each.name, f"{each.prompts:,}", f"{each.tokens}", f"{recipe.beams}")
+        else (each.name, f"{each.prompts:,}", f"{each.tokens}", f"{each.beams}")
         for each in _tasks(recipe)
     )
 
@@ -307,7 +336,7 @@ def _asked(recipe: EvaluateRecipe | SweepRecipe, seen: Seen, speed: float) -> An
             pairs=each.pairs,
             tokens=each.tokens,
             batch=recipe.batch_size,
-            beams=1 if each.pairs else recipe.beams,
+            beams=each.beams,
             speed=speed,
         )
         for each in _tasks(recipe)
