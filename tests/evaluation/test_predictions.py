@@ -90,9 +90,12 @@ def test_results_for_a_data_sets_own_tool_are_scored_too(folder, tmp_path):
     [
         ("[{}]", "is no list of results"),
         ("[3]", "is no list of results"),
-        ("", "holds no predictions"),
+        ("", "Line 1 of"),
+        ('{"ressa predictions": 1}', "holds no predictions"),
         ("{}", "Line 1 of .* is none of a file of predictions"),
         ('{"ressa predictions": 1}\n{"task": "vqa"}', "Line 2 of"),
+        ('"ressa predictions"', "Line 1 of"),
+        ('{"ressa predictions": 1, "recipe": 3}', "Line 1 of"),
         ('[{"question_id": 100, "answer": "cat"}]', "answers 1 of 6 samples of vqa"),
     ],
 )
@@ -103,6 +106,35 @@ def test_what_cannot_be_scored_is_a_sentence(folder, tmp_path, content, said):
         score_predictions(path, tasks="vqa", data=str(folder), split="test")
     with pytest.raises(UsageError):
         read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction"),
+    [
+        ("vqa", 3),
+        ("caption", None),
+        ("retrieval", "a cat"),
+        ("retrieval", {"scoring": "likelihood", "text": {"better": -1, "equal": 1, "right": 1}, "image": []}),
+        ("retrieval", {"scoring": "likelihood", "text": 3, "image": [3, 3]}),
+    ],
+)
+def test_what_is_no_prediction_is_named(scored, tmp_path, task, prediction):
+    path, _ = scored
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    line = next(line for line in lines[1:] if line["task"] == task)
+    line["prediction"] = prediction
+    spoilt = tmp_path / "spoilt.jsonl"
+    spoilt.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UsageError, match=f"of {task}, which is no prediction of that task"):
+        score_predictions(spoilt)
+
+
+def test_any_text_is_read_back_as_it_was(folder, tmp_path):
+    drawn = draw(folder, ("gqa",), split="test")
+    texts = ["a\u2028b", "c\x85d", "e\nf", '"', "\\", "\x1c🐕"]
+    write_predictions(tmp_path / "said.jsonl", drawn, {"gqa": texts}, {})
+    _, found = read_predictions(tmp_path / "said.jsonl").of(drawn)
+    assert found == {"gqa": texts}
 
 
 def test_other_data_than_they_were_made_from_are_said(scored, tmp_path, folder):

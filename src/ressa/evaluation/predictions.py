@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ressa.data import Question
-from ressa.errors import UsageError
+from ressa.errors import UsageError, brief
 from ressa.evaluation.drawing import Drawn
 from ressa.evaluation.tasks import task_named
 from ressa.files import fresh_file
@@ -66,6 +66,14 @@ class Saved:
                     f"{self.path} has no answer to {len(missing):,} of {len(asked):,} samples of {task}: left out."
                 )
         found = {task: [self.said[task][sample.id] for sample in each] for task, each in samples.items()}
+        for task, each in found.items():
+            accepts = task_named(task).accepts
+            for prediction, sample in zip(each, samples[task], strict=True):
+                if not accepts(prediction, sample):
+                    raise UsageError(
+                        f"{self.path} holds {brief(prediction)} for sample {sample.id!r} of {task}, which is no "
+                        "prediction of that task: correct it."
+                    )
         return replace(drawn, samples=samples), found
 
 
@@ -73,8 +81,7 @@ def read_predictions(path: Path, task: str | None = None) -> Saved:
     """Read what `write_predictions` wrote, or a list of results as the data sets' own tools take them.
 
     Such a list is JSON: [{"question_id" (or "questionId", "image_id", "id"): …, "answer" (or "prediction", "caption",
-    "text"): …}, …];
-    it has to be told of which task it is. Raises UsageError for a file that is neither.
+    "text"): …}, …]; it has to be told of which task it is. Raises UsageError for a file that is neither.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -84,16 +91,16 @@ def read_predictions(path: Path, task: str | None = None) -> Saved:
         return Saved(path, {}, {_given(path, task): _results(path, text)})
     said: Said = {}
     made: dict[str, Any] = {}
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.strip("\n").split("\n")):  # a prediction may hold other line breaks
         try:
             entry = json.loads(line)
             if number == 0:
-                made = entry
-                if FORMAT not in made:
-                    raise KeyError(FORMAT)
+                made = {FORMAT: entry[FORMAT], **entry}
+                if not all(isinstance(made.get(name, {}), dict) for name in ("recipe", "data")):
+                    raise TypeError
             else:
                 said.setdefault(entry["task"], {})[entry["id"]] = entry["prediction"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(
                 f"Line {number + 1} of {path} is none of a file of predictions: give one that `ressa evaluate` wrote, "
                 "or a JSON list of results."
@@ -116,11 +123,10 @@ def _results(path: Path, text: str) -> dict[str, Any]:
             key = next(
                 entry[name] for name in ("question_id", "questionId", "image_id", "id") if name in entry
             )
-            found[str(key)] = next(
-                entry[name] for name in ("answer", "prediction", "caption", "text") if name in entry
-            )
+            value = next(entry[name] for name in ("answer", "prediction", "caption", "text") if name in entry)
+            found[str(key)] = str(value) if isinstance(value, int | float) else value
         return found
-    except (ValueError, TypeError, StopIteration):
+    except (ValueError, TypeError, StopIteration, RecursionError):
         raise UsageError(
             f'{path} is no list of results: write [{{"question_id": 1, "answer": "a dog"}}, …].'
         ) from None

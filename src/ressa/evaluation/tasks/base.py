@@ -78,9 +78,21 @@ class Task(ABC):
     def references(self, sample: Any) -> list[str]:
         """What the predictions of a sample are compared with."""
 
+    def accepts(self, prediction: Any, sample: Any) -> bool:
+        """Whether this is what `ask` may have given for the sample; by default a text."""
+        return isinstance(prediction, str)
+
     def refuse(self, samples: Sequence[Any]) -> str | None:
         """Why these samples cannot be scored, as a sentence; None where they can."""
         return None
+
+
+def is_rank(value: Any) -> bool:
+    """Whether it is a `metrics.recall.Rank` as JSON has it: right ones among equals, and any number of better ones."""
+    if not isinstance(value, dict) or value.keys() != {"better", "equal", "right"}:
+        return False
+    counts = value["better"], value["equal"], value["right"]
+    return all(type(count) is int for count in counts) and counts[0] >= 0 and 1 <= counts[2] <= counts[1]
 
 
 def percent(values: Sequence[float]) -> float:

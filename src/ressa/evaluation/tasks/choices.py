@@ -74,6 +74,11 @@ class Choices(Task):
         result["kinds"] = apart(hits, list(kinds.values()))
         return result
 
+    def accepts(self, prediction: Any, sample: Question) -> bool:
+        if not isinstance(prediction, list):
+            return isinstance(prediction, str)
+        return len(prediction) == len(sample.choices) and all(isinstance(x, int | float) for x in prediction)
+
     def is_right(self, place: int | None, sample: Question) -> bool:
         """Whether the chosen option is the right one."""
         return place == sample.correct

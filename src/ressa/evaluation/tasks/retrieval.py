@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ressa.data import CaptionedImage
 from ressa.evaluation.protocols import Settings
-from ressa.evaluation.tasks.base import Asking, Task
+from ressa.evaluation.tasks.base import Asking, Task, is_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,16 @@ class Retrieval(Task):
             corrected = [Rank(**prediction["prior-corrected"]) for prediction in predictions]
             result[PRIOR] = 100 * recall_at(corrected, 1)
         return result
+
+    def accepts(self, prediction: Any, sample: CaptionedImage) -> bool:
+        if not isinstance(prediction, dict) or not isinstance(prediction.get("image"), list):
+            return False
+        ranks = [prediction.get("text"), *prediction["image"], prediction.get("prior-corrected")]
+        return (
+            isinstance(prediction.get("scoring"), str)
+            and len(prediction["image"]) == len(sample.captions)
+            and all(map(is_rank, ranks if ranks[-1] is not None else ranks[:-1]))
+        )
 
     def references(self, sample: CaptionedImage) -> list[str]:
         return list(sample.captions)

@@ -8,7 +8,7 @@ from ressa.data import DatasetFolder, LabelledImage
 from ressa.data.prompts import CAPTION
 from ressa.errors import UsageError
 from ressa.evaluation.protocols import Settings
-from ressa.evaluation.tasks.base import Asking, Task, apart, percent
+from ressa.evaluation.tasks.base import Asking, Task, apart, is_rank, percent
 
 KS = (1, 5)
 
@@ -76,6 +76,9 @@ class ZeroShot(Task):
             "classes": len(samples[0].classes),
             "kinds": kinds,
         }
+
+    def accepts(self, prediction: Any, sample: LabelledImage) -> bool:
+        return isinstance(prediction, dict) and "scoring" in prediction and is_rank(prediction.get("rank"))
 
     def references(self, sample: LabelledImage) -> list[str]:
         return [sample.label]
