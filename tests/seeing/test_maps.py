@@ -8,6 +8,7 @@ import pytest
 import torch
 from data.more_vlms import MORE
 from data.vlms import QUERIES, VLMS
+from families import FAMILIES, IMAGE_TOKEN
 from PIL import Image
 
 from ressa.anatomy import find_anatomy
@@ -18,6 +19,7 @@ from ressa.evaluation import draw
 from ressa.evaluation.likelihood import log_likelihoods
 from ressa.seeing import NoMap, attention_maps, compare_looks, find_places, look, named_places, occlusion_map
 from ressa.seeing.attention import capture
+from ressa.seeing.route import maps_of_batch
 
 
 def samples():
@@ -112,6 +114,23 @@ def _hooks(model):
 
 
 WITHOUT = {"llava-next": "several crops"}
+
+
+NOT_IN_PLACE = {"smolvlm": "grid", "blip-vqa": "no tokens", "mllama": "several crops"}
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "clip"])  # CLIP answers nothing
+def test_every_kind_of_model_gives_maps_or_says_why_not(name):
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs(0)
+    splits = model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder
+    ask = partial(maps_of_batch, model, find_anatomy(model), inputs, IMAGE_TOKEN, bool(splits))
+    if name in NOT_IN_PLACE:
+        with pytest.raises(NoMap, match=NOT_IN_PLACE[name]):
+            ask()
+        return
+    for found in ask():
+        assert found.sum().item() == pytest.approx(1, abs=1e-4)
+        assert found.max() > 1.02 * found.mean()
 
 
 def test_captured_attention_is_of_each_layer_once():

@@ -42,12 +42,22 @@ def attention_maps(model: Any, batcher: Batcher, anatomy: Anatomy, samples: Sequ
     Raises NoMap where the model gives no attention, or none that leads to places in the picture.
     """
     inputs = on_model(batcher.training(samples), model)
+    return maps_of_batch(model, anatomy, inputs, batcher.text.image_token_id, batcher.encoder_decoder)
+
+
+def maps_of_batch(
+    model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], image_token: int, encoder_decoder: bool
+) -> list[Tensor]:
+    """The same of a batch as the model's forward takes it, with `labels` that are −100 everywhere but on the answer.
+
+    image_token: the id that stands for the picture in `input_ids`; encoder_decoder: labels are a decoder's own.
+    """
     with capture(model, anatomy) as captured, torch.inference_mode():
         model(**inputs)
-    if captured.pictures not in (None, len(samples)):
+    if captured.pictures not in (None, len(inputs["input_ids"])):
         raise NoMap("it reads several crops of a picture")
-    rows = _answer_rows(inputs["labels"].cpu(), batcher.encoder_decoder)
-    onto_tokens, tokens = _language(captured, anatomy, inputs["input_ids"].cpu(), batcher)
+    rows = _answer_rows(inputs["labels"].cpu(), encoder_decoder)
+    onto_tokens, tokens = _language(captured, anatomy, inputs["input_ids"].cpu(), image_token)
     answers = torch.stack([onto[where].mean(0) for onto, where in zip(onto_tokens, rows, strict=True)])
     seen = {each.weights.shape[2] for each in captured.of("vision")}
     alone = next(iter(seen)) if len(seen) == 1 else None
@@ -70,7 +80,7 @@ def _answer_rows(labels: Tensor, encoder_decoder: bool) -> list[Tensor]:
 
 
 def _language(
-    captured: Captured, anatomy: Anatomy, input_ids: Tensor, batcher: Batcher
+    captured: Captured, anatomy: Anatomy, input_ids: Tensor, image_token: int
 ) -> tuple[list[Tensor], int]:
     """For each sample (T, n), how much each position attends to each of the picture's n tokens; and n."""
     attended = captured.of("language")
@@ -85,7 +95,7 @@ def _language(
         crossed and not decoder
     ):  # the words of some layers read the picture's tokens, which are not among them
         return list(onto), onto.shape[2]
-    pictures = input_ids == batcher.text.image_token_id
+    pictures = input_ids == image_token
     counts = pictures.sum(1)
     if not counts[0] or (counts != counts[0]).any():
         raise NoMap("its text has no tokens that stand for the picture, or not equally many for each")
