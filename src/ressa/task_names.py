@@ -1,5 +1,7 @@
 """What an evaluation can be asked, by name. Importing this costs nothing."""
 
+from typing import Literal, get_args
+
 TITLES = {
     "vqa": "VQA",
     "okvqa": "OK-VQA",
@@ -24,7 +26,9 @@ EVERY_TASK = tuple(TITLES)
 TASKS = ("vqa", "okvqa", "gqa", "caption", "retrieval")
 """What is scored where no task is named: the tasks of the embedded scenes."""
 
-PROTOCOLS = ("ressa", "instructblip", "llava")
-METRICS = ("official", "lavis", "llava", "normalised")
-CHOOSING = ("text", "letter", "generated")
+ProtocolName = Literal["ressa", "instructblip", "llava"]
+MetricForm = Literal["official", "lavis", "llava", "normalised"]
+Choosing = Literal["text", "letter", "generated"]
+PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
+METRICS: tuple[str, ...] = get_args(MetricForm)
 CAPTION_METRICS = ("cider", "bleu", "meteor", "spice")

@@ -1,13 +1,14 @@
 """The command that reads a file of predictions."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ressa.cli.app import command
 from ressa.cli.options import JsonTarget
 from ressa.cli.showing import prepare, show
+from ressa.task_names import MetricForm, ProtocolName
 
 
 @command
@@ -25,11 +26,11 @@ def score(
         str | None, typer.Option("--split", help="The split; by default that of the evaluation.")
     ] = None,
     protocol: Annotated[
-        Literal["ressa", "instructblip", "llava"] | None,
+        ProtocolName | None,
         typer.Option("--protocol", help="Whose metrics, where a task has several."),
     ] = None,
     metric: Annotated[
-        Literal["official", "lavis", "llava", "normalised"] | None,
+        MetricForm | None,
         typer.Option("--metric", help="Whose form of a metric, where a task has several."),
     ] = None,
     caption_metrics: Annotated[

@@ -1,6 +1,6 @@
 """How a recipe that scores a model asks it, and how long it may answer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -8,6 +8,7 @@ from ressa.errors import brief
 from ressa.evaluation.decoding import Decoding, Tokens
 from ressa.recipe.fields import CaptionMetrics, Positive, PositiveFloat
 from ressa.recipe.presets import PresetRecipe
+from ressa.task_names import Choosing, MetricForm, ProtocolName
 
 MOST_TOKENS = 100_000
 
@@ -39,10 +40,10 @@ LengthPenalty = Annotated[float, Field(ge=-100, le=100)]
 class DecodingRecipe(PresetRecipe):
     """A recipe that asks a model questions and has it write captions."""
 
-    protocol: Literal["ressa", "instructblip", "llava"] = "ressa"
+    protocol: ProtocolName = "ressa"
     """Whose prompts, lengths, beams and metrics (docs/evaluate.md): ressa, instructblip or llava; what follows
     overrides it."""
-    metric: Literal["official", "lavis", "llava", "normalised"] | None = None
+    metric: MetricForm | None = None
     """Whose form of a metric, where a task has several: official, lavis, llava or normalised."""
     beams: Positive | None = None
     """Beams of the generation."""
@@ -62,7 +63,7 @@ class DecodingRecipe(PresetRecipe):
     """What asks for a caption."""
     class_prompt: str | None = None
     """What stands around a class's name, which goes where the {} is; several are separated by |."""
-    choose: Literal["text", "letter", "generated"] | None = None
+    choose: Choosing | None = None
     """Multiple choice by the likelihood of an option's text or letter, or by the letter in a generated answer."""
     circular: bool | None = None
     """Multiple choice counts where it is right with the options in every rotation."""
