@@ -11,6 +11,7 @@ from ressa.data import Sample, training_samples
 from ressa.data.checking import readable, stored
 from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import TRAINED
+from ressa.data.formats.hub import HUB
 from ressa.data.formats.part import KINDS
 from ressa.data.picture import size_of
 from ressa.data.training import tasks_in
@@ -35,13 +36,18 @@ def find_dtype(name: str) -> "torch.dtype | None":
     return None if name == "auto" else getattr(torch, name)
 
 
-def find_data(spec: str) -> Path:
-    """The dataset folder a recipe names; `embedded` is drawn on first use. Raises UsageError for none."""
+def find_data(spec: str) -> Path | str:
+    """The dataset folder a recipe names, or the name of a hub's; `embedded` is drawn on first use. Raises UsageError
+    for none."""
     if spec == EMBEDDED:
         return dataset_folder()
+    if spec.startswith(HUB):
+        return spec
     folder = Path(spec)
     if not folder.is_dir():
-        raise UsageError(f"There is no dataset folder {spec}: name one (docs/data.md), or 'embedded'.")
+        raise UsageError(
+            f"There is no dataset folder {spec}: name one (docs/data.md), 'hub:owner/name' or 'embedded'."
+        )
     return folder
 
 

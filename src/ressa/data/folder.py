@@ -7,6 +7,7 @@ from typing import Any
 
 from ressa.data.faults import Faults
 from ressa.data.formats import detect, own
+from ressa.data.formats.hub import HUB, find_in_hub
 from ressa.data.formats.part import KINDS, Part, Reading
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import with_split
@@ -27,7 +28,7 @@ class DatasetFolder:
     """Reads the datasets that lie in a folder, in their official layouts or in ressa's own (`formats.own`).
 
     Args:
-        path: the folder. Nothing outside it is read.
+        path: the folder, outside which nothing is read; or `hub:owner/name`, a dataset of the hub.
         question: what a question is put into, at its `{}`.
         caption: what asks for a caption.
         follow_links: follow symbolic links that lead out of the folder.
@@ -48,9 +49,10 @@ class DatasetFolder:
         seed: int = 0,
     ) -> None:
         self.path = Path(path)
+        self._hub = str(path).removeprefix(HUB) if str(path).startswith(HUB) else None
         if question.count("{}") != 1:
             raise UsageError(f"the question prompt {question!r} needs one {{}} where the question goes.")
-        if not self.path.is_dir():
+        if self._hub is None and not self.path.is_dir():
             raise UsageError(
                 f"dataset folder {self.path} does not exist: name a folder with a dataset in it."
             )
@@ -67,6 +69,8 @@ class DatasetFolder:
     @cached_property
     def parts(self) -> list[Part]:
         """Everything that is recognised. Of several with one task and split the first one is meant by them."""
+        if self._hub is not None:
+            return list(find_in_hub(self._hub))
         return list(detect(Tree(self.path, self.reading.follow_links)))
 
     def tasks(self, split: str | None = None) -> list[str]:
