@@ -35,7 +35,9 @@ def parquet(folder, splits, kind="caption"):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     for split, numbers in splits.items():
-        image = pa.array([jpeg(n) for n in numbers], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        image = pa.array(
+            [jpeg(n) for n in numbers], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        )
         columns = {"image": image}
         if kind == "caption":
             columns["caption"] = [captions_of(n)[0] for n in numbers]

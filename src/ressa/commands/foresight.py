@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ressa.checkpoint import find, read_manifest
 from ressa.data.folder import AUTO, DatasetFolder
-from ressa.data.training import MIXTURES, tasks_of
+from ressa.data.formats.hub import HUB
+from ressa.data.training import MIXTURES, tasks_in, tasks_of
 from ressa.errors import UsageError
 from ressa.recipe import EMBEDDED
+from ressa.recipe.sources import Source
 
 if TYPE_CHECKING:
     from ressa.anatomy import Anatomy
@@ -87,10 +89,21 @@ class Foresight:
             self.missing[name] = f"{name} is not in the cache: {size:.1f} GiB would be fetched from the hub."
         return seen
 
-    def data(self, folder: str, tasks: Sequence[str] | str, split: str, order: Sequence[str]) -> None:
-        """Note what of a dataset folder is missing. tasks: all that are wanted; or a mixture, of each of whose kinds
-        one is enough."""
-        if folder == EMBEDDED:
+    def data(
+        self,
+        sources: str | tuple[Source, ...],
+        tasks: Sequence[str] | str,
+        split: str,
+        order: Sequence[str],
+    ) -> None:
+        """Note what of a dataset folder, or of several, is missing. tasks: all that are wanted; or a mixture, of
+        each of whose kinds one is enough. A hub's dataset is not looked for."""
+        if not isinstance(sources, str):
+            for source in sources:
+                self.data(source.data, source.mixture or tasks, source.split or split, order)
+            return
+        folder = sources
+        if folder == EMBEDDED or folder.startswith(HUB):
             return
         if not Path(folder).is_dir():
             self.missing[folder] = (
@@ -98,8 +111,11 @@ class Foresight:
             )
             return
         if isinstance(tasks, str):
-            names = [[each.strip()] for each in tasks.split(",")]
-            groups = [tasks_of(kind) for kind in MIXTURES[tasks]] if tasks in MIXTURES else names
+            groups = (
+                [tasks_of(kind) for kind in MIXTURES[tasks]]
+                if tasks in MIXTURES
+                else [[task] for task in tasks_in(tasks)]
+            )
         else:
             groups = [[task] for task in tasks]
         try:

@@ -68,7 +68,7 @@ def run_report(recipe: ReportRecipe, *, force: bool = False) -> Outcome:
         from ressa.seeing import choose, find_places
 
         asked = [each for task in drawn.samples.values() for each in task]
-        places = find_places(find_data(recipe.data), asked, follow_links=recipe.follow_links)
+        places = find_places(Path(find_data(recipe.data)), asked, follow_links=recipe.follow_links)
         questions = choose(asked, places, recipe.looks, recipe.seed)
         identity = {
             **recipe.identity(),

@@ -1,6 +1,6 @@
-"""🤗 datasets: a hub's by name (`hub:owner/name`, `hub:owner/name@config`), parquet files and what `save_to_disk` wrote.
+"""The library `datasets`: a hub's by name (`hub:owner/name@config`), parquet files, and what `save_to_disk` wrote.
 
-Read with the library `datasets` (`pip install "ressa[datasets]"`), streaming: nothing is copied, and of a hub's dataset no
+Read with it (`pip install "ressa[datasets]"`), streaming: nothing is copied, and of a hub's dataset no
 more is downloaded than a drawing takes. Rows are records (`formats.records`), whose columns hold pictures.
 """
 
