@@ -21,7 +21,7 @@ from ressa.errors import RunError
 from ressa.files import read_json, write_json
 from ressa.fused import on_plain_linears
 from ressa.methods import get_method
-from ressa.progress import bar
+from ressa.progress import bar, say
 from ressa.provenance import fingerprint, fingerprint_weights
 from ressa.pruning import prune
 from ressa.sparsity import parse_pattern
@@ -135,21 +135,27 @@ def sweep(
                     modules[name].weight.copy_(weight)
 
     asked = [(Point(DENSE, "0", DENSE, DENSE), 0), *((p, s) for p in points_of(figure) for s in seeds)]
-    rows: list[dict[str, Any]] = []
-    with bar(f"Sweep ({figure})", len(asked)) as progress:
-        for point, seed in asked:
-            recipe = {
+    recipes: list[dict[str, Any]] = []
+    for point, seed in asked:
+        dense_point = point.series == DENSE  # whatever it is compared with, it is the same
+        recipes.append(
+            {
                 **identity,
                 "weights": weights,
-                "method": method,
-                "options": dict(options or {}),
+                "method": None if dense_point else method,
+                "options": {} if dense_point else dict(options or {}),
                 "vision": point.vision,
                 "language": point.language,
                 "seed": seed,
             }
-            if point.series == DENSE:  # whatever it is compared with, it is the same
-                recipe |= {"method": None, "options": {}}
-            path = Path(folder) / "points" / f"{fingerprint([json.dumps(recipe, sort_keys=True)])}.json"
+        )
+    names = [f"{fingerprint([json.dumps(recipe, sort_keys=True)])}.json" for recipe in recipes]
+    paths = [Path(folder) / "points" / name for name in names]
+    if there := sum(path.is_file() for path in paths):
+        say(f"An earlier run finished {there} of {len(paths)} points: going on from there.")
+    rows: list[dict[str, Any]] = []
+    with bar(f"Sweep ({figure})", len(asked)) as progress:
+        for (point, seed), recipe, path in zip(asked, recipes, paths, strict=True):
             finished = read_json(path)
             if finished is None:
                 finished = {"recipe": recipe, **run(point, seed)}

@@ -88,6 +88,10 @@ def reconstruct(
         fitted = [step for step in steps if tuned & set(step.block.linears)]
         bar = stack.enter_context(progress.bar("Reconstructing blocks", len(fitted)))
         kept = stack.enter_context(_Finished(model, work_dir))
+        if there := kept.count():
+            progress.say(
+                f"An earlier run reconstructed {there} of {len(fitted)} blocks: going on from there."
+            )
         told: set[int] = set()
         for number, (turn, wanted) in enumerate(zip(ours, theirs, strict=True)):
             layers = [name for name in turn.step.block.linears if name in tuned]
@@ -172,6 +176,10 @@ class _Finished:
         weights = {name: weight_of(self.model, name).detach().to("cpu", copy=True) for name in layers}
         self._written()
         self.writing = self.writer.submit(keep_tensors, self._path(number), weights, entry=entry)
+
+    def count(self) -> int:
+        """How many blocks an earlier run has left."""
+        return len(list(self.folder.glob("*.safetensors"))) if self.folder and is_first() else 0
 
     def restore(self, number: int) -> dict[str, Any] | None:
         """Give a block the weights that an earlier run found, if they are there and whole, and return its entry."""

@@ -117,6 +117,11 @@ def train(
         if is_first():
             bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
             trainer.add_callback(Progress(bar, "Repairing"))
+            if checkpoint is not None:
+                step = checkpoint.name.rpartition("-")[2]
+                progress.say(
+                    f"An earlier run trained {step} of {arguments.max_steps} steps: going on from there."
+                )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if network is not student:
             gather_trained(student, network)
