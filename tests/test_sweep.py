@@ -60,7 +60,7 @@ def test_every_point_is_pruned_from_the_dense_weights(tmp_path):
     assert len(list((tmp_path / "points").iterdir())) == len(rows)
 
 
-def test_it_goes_on_and_shares_points_between_figures(tmp_path):
+def test_it_goes_on_and_shares_points_between_figures(tmp_path, capsys):
     model = FAMILY.model()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, model, Scorer(model, limit=5), method="magnitude")
@@ -68,6 +68,7 @@ def test_it_goes_on_and_shares_points_between_figures(tmp_path):
     rest = Scorer(model)
     rows, asked = run(tmp_path, model, rest, method="magnitude")
     assert (len(rest.seen), len(rows), asked) == (28 - 5, 28, [])
+    assert "An earlier run finished 5 of 28 points: going on from there." in capsys.readouterr().err
     whole, _ = run(tmp_path / "other", model, Scorer(model), method="magnitude")
     drop = {"seconds"}
     assert [{k: v for k, v in row.items() if k not in drop} for row in rows] == [

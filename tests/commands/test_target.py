@@ -195,6 +195,16 @@ def test_where_the_disk_is_full_work_is_kept(ressa, world, straight, tmp_path):
     assert contents_but_times(output) == straight
 
 
+def test_a_result_that_is_there_is_shown_where_nothing_can_be_written(ressa, world, straight, tmp_path):
+    output = tmp_path / "out"
+    assert ressa(*prune(world, output)).status == 0
+    with files_of_at_most(0):
+        assert ressa(*prune(world, output)).status == 0
+        assert "cannot be written" in ressa(*prune(world, output, "--force")).sentence
+        assert "another recipe" in ressa(*prune(world, output, "--seed", 1)).sentence
+    assert contents_but_times(output) == straight
+
+
 def test_room_and_right_to_write_are_looked_for_before_the_work(ressa, world, tmp_path, monkeypatch):
     monkeypatch.setattr("ressa.checkpoint.size_of", lambda _: 2**61, raising=False)
     said = ressa(*prune(world, tmp_path / "out"))

@@ -40,12 +40,13 @@ def test_a_damaged_file_sends_training_to_the_checkpoint_before(finished, tmp_pa
     assert not (work / "checkpoint-6").exists()
 
 
-def test_it_then_comes_to_the_same_result(finished, tmp_path):
+def test_it_then_comes_to_the_same_result(finished, tmp_path, capsys):
     work = tmp_path / "work"
     shutil.copytree(finished[0], work)
     hurt(work / "checkpoint-6" / "optimizer.pt", "cut")
     with pytest.warns(RessaWarning, match="goes on from checkpoint-4"):
         assert run_repair(OPTIONS | {"work_dir": work}) == finished[1]
+    assert "An earlier run trained 4 of 6 steps: going on from there." in capsys.readouterr().err
     for number in (4, 6):
         hurt(work / f"checkpoint-{number}" / "rng_state.pth", "empty")
     with pytest.warns(RessaWarning, match="training starts again"):
@@ -62,13 +63,14 @@ def test_a_checkpoint_that_was_never_finished_is_no_damage(finished, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "changed"])
-def test_a_damaged_block_is_reconstructed_again(tmp_path, how):
+def test_a_damaged_block_is_reconstructed_again(tmp_path, how, capsys):
     config = RepairConfig(method="reconstruct", reconstruct_epochs=2, device="cpu")
     straight = repair(*pruned_pair("llava"), samples(4), config, work_dir=tmp_path)
     hurt(tmp_path / "reconstruction" / "1.safetensors", how)
     with pytest.warns(RessaWarning, match="done again") as said:
         again = repair(*pruned_pair("llava"), samples(4), config, work_dir=tmp_path)
     assert len(said) == 1
+    assert "An earlier run reconstructed" in capsys.readouterr().err
     assert again.blocks == straight.blocks
 
 

@@ -353,3 +353,15 @@ def test_a_dense_model_that_is_not_the_one_pruned_is_told():
         dense.model.get_input_embeddings().weight.add_(1)
     with pytest.warns(UserWarning, match="embed_tokens.weight is not the pruned model's"):
         repair(pruned, masks, dense, samples(4), RepairConfig(warm_start=True, reconstruct_epochs=1, **FAST))
+
+
+def test_a_dense_model_with_more_in_it_or_no_numbers_is_refused():
+    vlm, masks, dense = pruned_pair("llava")
+    dense.model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(UsageError, match=r"2 weights that the pruned one lacks \(such as extra\.bias\)"):
+        repair(vlm, masks, dense, samples(2), RepairConfig(steps=1, device="cpu"))
+    del dense.model.extra
+    with torch.no_grad():
+        dense.model.get_input_embeddings().weight[0, 0] = torch.nan
+    with pytest.raises(UsageError, match="holds NaN or infinity"):
+        repair(vlm, masks, dense, samples(2), RepairConfig(steps=1, device="cpu"))
