@@ -184,6 +184,22 @@ def test_a_transposed_linear_is_a_linear():
         torch.testing.assert_close(model.part(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["in place", "in other memory"])
+def test_a_transposed_linears_weight_is_stored_as_it_was(elsewhere):
+    """Merged, it lies in memory as any linear's does."""
+    model = holding(Conv1D(INNER, HIDDEN))
+    x = torch.randn(2, 3, HIDDEN)
+    with torch.no_grad(), splitted(model):
+        weight = model.part.linear.weight
+        if elsewhere:
+            weight.data = (weight * 2).contiguous()
+        else:
+            weight.mul_(2)
+        expected = model.part(x)
+    assert model.part.weight.shape == (HIDDEN, INNER)
+    torch.testing.assert_close(model.part(x), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_fused_in_a_way_that_is_not_known_is_left_alone():
     class Odd(nn.Module):
         def __init__(self):

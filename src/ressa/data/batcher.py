@@ -74,12 +74,12 @@ class Batcher:
     def training(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs with `labels`, for a forward pass that returns the loss of the targets.
 
-        Encoder-decoder: `input_ids` (B, L) hold the prompt, `labels` (B, T) the target and its end token,
-        −100 in the padding; `decoder_attention_mask` (B, T) marks the target. Earlier turns are a part of the prompt:
-        `apart` makes samples of them. Decoder-only: `input_ids` (B, L) hold prompts, targets and what ends them, padded
-        on the right; `labels` (B, L) are −100 everywhere but on answers, those of earlier turns included, and their
-        ends. Plain text is all label, and nothing ends it. Raises UsageError when there are no samples or one has no
-        target.
+        Encoder-decoder: `input_ids` (B, L) hold the prompt, where the model reads one, `labels` (B, T) the target and
+        its end token, −100 in the padding; `decoder_attention_mask` (B, T) marks the target. Earlier turns are a part
+        of the prompt: `apart` makes samples of them. Decoder-only: `input_ids` (B, L) hold prompts, targets and what
+        ends them, padded on the right; `labels` (B, L) are −100 everywhere but on answers, those of earlier turns
+        included, and their ends. Plain text is all label, and nothing ends it. Raises UsageError when there are no
+        samples or one has no target.
         """
         targets = self.targets(samples)
         names = [sample.id for sample in samples]
@@ -188,7 +188,7 @@ class Batcher:
         rows, _ = self._encode([sample], [self._asked(sample)], check=False)
         if sample.target and not self.encoder_decoder:
             self._drop_end_token(rows)
-        prompt = len(rows["input_ids"][0])
+        prompt = len(rows["input_ids"][0]) if rows else 0
         target = len(self.targets([sample])[0]) if sample.target else 0
         return max(prompt, target) if self.encoder_decoder else prompt + target
 
@@ -198,6 +198,8 @@ class Batcher:
         generated: (B, L) ids. Families differ in whether the prompt comes back in front, as it was or with
         its first token replaced (BLIP): it is cut where it does.
         """
+        if "input_ids" not in inputs:
+            return self._texts(generated)
         prompt = inputs["input_ids"]
         length = prompt.shape[1]
         if generated.shape[1] >= length and torch.equal(generated[:, :length].to(prompt.device), prompt):
@@ -298,7 +300,7 @@ class Batcher:
                 rest |= more
         if blind and seeing:
             self._fill(rows, rest, seeing, blind)
-        if check:
+        if check and rows:
             self.limits.check([sample.id for sample in samples], [len(row) for row in rows["input_ids"]])
         return rows, rest
 
@@ -321,6 +323,8 @@ class Batcher:
         self, samples: Sequence[Sample], texts: list[str]
     ) -> tuple[dict[str, Rows], dict[str, Tensor]]:
         """Samples that all show something or all nothing."""
+        if not self.text.reads_prompts:
+            return {}, self._processed(samples, texts)
         encoded = {  # a tokenizer that makes nothing of a text gives floats
             key: value.long() if key.endswith(("input_ids", "attention_mask")) else value
             for key, value in self._processed(samples, texts).items()
@@ -408,7 +412,8 @@ def batch_size_for(
     """How many samples to calibrate on at a time: so many that they come to `positions`. It depends on what is asked
     of the device, not on what it has free, so that the same run gives the same masks."""
     batcher = batcher_of(vlm)
-    length = max(batcher.forwards([sample])[0]["input_ids"].shape[1] for sample in samples[:8])
+    made = (batcher.forwards([sample])[0] for sample in samples[:8])
+    length = max(each["input_ids" if "input_ids" in each else "labels"].shape[1] for each in made)
     most = _MOST_ON_A_CPU if device.type == "cpu" else _MOST
     return max(1, min(most, positions // length, len(samples)))
 

@@ -18,6 +18,8 @@ from ressa.errors import UsageError
 
 PROBE = "giraffe"  # a question that no template asks of its own accord
 MEND_TEMPLATE = "mend it, or take it out of the model's folder to ask without one"
+# Of a processor, of what it cannot read.
+REFUSALS = (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
 
 
 class Text:
@@ -130,8 +132,33 @@ class Text:
         pixels = processed.get("pixel_values")
         return pixels is not None and len(pixels) == 1
 
+    @cached_property
+    def reads_prompts(self) -> bool:
+        """Whether the model reads words before it answers: tried once. TrOCR, Donut and Pix2Struct look at a picture
+        alone, and their processors make labels of a text, or nothing."""
+        try:
+            return "input_ids" in self.processor(images=[_blank()], text=["a"], return_tensors="pt")
+        except REFUSALS:  # it wants a placeholder, so it reads what stands around it
+            return True
+
+    @cached_property
+    def _takes_lists(self) -> bool:
+        """Whether the processor takes a list of pictures for each text, as most do: tried once (GOT-OCR2's takes a
+        picture for each)."""
+        return self._made([[_blank()]]) or not self._made([_blank()])
+
+    def _made(self, images: list[Any]) -> bool:
+        """Whether the processor makes something of pictures in this form."""
+        try:
+            self.processor(images=images, text=[f"{self.image_token or ''}a"], return_tensors="pt")
+        except REFUSALS:
+            return False
+        return True
+
     def process(self, images: list[list[Image.Image]], texts: list[str]) -> dict[str, Tensor]:
         """The processor's output for rendered texts: each with its images, or all without any."""
+        if not self.reads_prompts:
+            return dict(self.processor.image_processor([shown for (shown,) in images], return_tensors="pt"))
         options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         bos = self.tokenizer.bos_token
         if bos and texts[0].startswith(bos):  # the chat template has written it already
@@ -142,7 +169,9 @@ class Text:
         try:
             if not any(images):
                 return dict(self.tokenizer(texts, **options))
-            return dict(self.processor(images=images, text=texts, **options))
+            flat = all(len(shown) == 1 for shown in images) and not self._takes_lists
+            given = [shown for (shown,) in images] if flat else images
+            return dict(self.processor(images=given, text=texts, **options))
         finally:
             if had_no_padding:
                 self.tokenizer.pad_token = None
@@ -172,13 +201,7 @@ class Text:
         """How many image tokens the processor makes of a text and blank images; 0 where it refuses."""
         try:
             ids = self.process([[_blank() for _ in range(pictures)]], [text])["input_ids"]
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            ArithmeticError,
-            RuntimeError,
-        ):  # it wants a placeholder, or fails
+        except REFUSALS:  # it wants a placeholder, or fails
             return 0
         return int((ids == self.image_token_id).sum())
 

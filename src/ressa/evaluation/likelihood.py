@@ -142,9 +142,9 @@ class ImageFirst:
     def read(self, image: Sample) -> dict[str, Any]:
         """What the captions' scores need of one image and its prompt."""
         inputs = on_model(self.batcher.generation([image]), self.model)
-        mask = inputs["attention_mask"]
+        mask = inputs.get("attention_mask")  # none where only the picture is read (TrOCR)
         if self.batcher.encoder_decoder:
-            start = torch.zeros(1, 1, dtype=torch.long, device=mask.device)
+            start = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
             output = self.model(**inputs, decoder_input_ids=start)
             output = getattr(output, "language_model_outputs", output)
             return {"mask": mask, "encoded": output.encoder_last_hidden_state}
@@ -156,11 +156,11 @@ class ImageFirst:
     def score(self, read: dict[str, Any], targets: Sequence[Tensor]) -> Tensor:
         """Log-likelihood of each target (T_i,) behind what was read: float32 (B,)."""
         count = len(targets)
-        mask = read["mask"].expand(count, -1)
-        labels = pad(list(targets), IGNORED).to(mask.device)
+        labels = pad(list(targets), IGNORED).to(self.model.device)
         if self.batcher.encoder_decoder:
             encoded = BaseModelOutput(last_hidden_state=read["encoded"].expand(count, -1, -1))
-            logits = self.language(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits
+            told = {} if read["mask"] is None else {"attention_mask": read["mask"].expand(count, -1)}
+            logits = self.language(encoder_outputs=encoded, labels=labels, **told).logits
             return _picked(logits, labels)
         cache = copy.deepcopy(read["cache"])  # the model appends to the cache it is given
         cache.batch_repeat_interleave(count)
@@ -168,7 +168,7 @@ class ImageFirst:
         fed = labels[:, :-1]
         logits = read["last"].expand(count, -1, -1)
         if fed.shape[1]:
-            mask = torch.cat([mask, (fed != IGNORED).long()], 1)
+            mask = torch.cat([read["mask"].expand(count, -1), (fed != IGNORED).long()], 1)
             ids = fed.masked_fill(fed == IGNORED, self.batcher.text.pad_id)
             behind = self.language(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             logits = torch.cat([logits, behind.logits], 1)

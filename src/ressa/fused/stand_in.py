@@ -1,6 +1,6 @@
 """A module that stands in for one with fused parameters, made of plain linears."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,11 +106,8 @@ class Split(nn.Module):
                 if part.parameter == name
             ]
             first = found[0][1]
-            stores = {parameter.untyped_storage()._cdata for _, parameter in found}
-            if len(stores) == 1 and all(p.dtype == whole.parameter.dtype for _, p in found):
-                data = torch.empty(0, dtype=first.dtype, device=first.device)
-                data.set_(first.untyped_storage(), whole.offset, whole.shape, whole.stride)
-            else:
+            data = _in_place(whole, found)
+            if data is None:
                 data = torch.empty(whole.shape, dtype=first.dtype, device=first.device)
                 for part, parameter in found:
                     part.of(data).copy_(parameter)
@@ -126,3 +123,20 @@ class Split(nn.Module):
     def linears(self) -> Iterator[str]:
         """Names of the linears beneath this module."""
         return (name.removesuffix(".weight") for name in self.parts if name.endswith(".weight"))
+
+
+def _in_place(whole: _Whole, found: Sequence[tuple[Part, nn.Parameter]]) -> torch.Tensor | None:
+    """The fused parameter's data where its parts still lie as they did when they were split off, else None."""
+    first = found[0][1]
+    if any(parameter.dtype != whole.parameter.dtype for _, parameter in found):
+        return None
+    if len({parameter.untyped_storage()._cdata for _, parameter in found}) > 1:
+        return None
+    data = torch.empty(0, dtype=first.dtype, device=first.device)
+    try:
+        data.set_(first.untyped_storage(), whole.offset, whole.shape, whole.stride)
+    except RuntimeError:  # the storage is a smaller one
+        return None
+    views = ((part.of(data), parameter) for part, parameter in found)
+    same = all(v.data_ptr() == p.data_ptr() and v.stride() == p.stride() for v, p in views)
+    return data if same else None

@@ -45,9 +45,7 @@ def reconstruction_batches(
             break
         made = batcher.forwards(samples[start : min(start + size, most)])
         batches += made
-        tokens += sum(
-            int(each.get("attention_mask", torch.ones_like(each["input_ids"])).sum()) for each in made
-        )
+        tokens += sum(map(_tokens, made))
     return batches
 
 
@@ -130,11 +128,17 @@ def _reconstruct(
     return {"block": turn.step.block.name, "before": before, "loss": after}
 
 
+def _tokens(batch: Batch) -> int:
+    """The words of a batch, or those of its answers where it has no others."""
+    mask = batch.get("attention_mask", batch.get("decoder_attention_mask"))
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
 def _announcing(
     ahead: Sequence[Step], batches: Sequence[Batch], config: RepairConfig
 ) -> Callable[[float], None]:
     """Says, once a step has been timed, what the blocks of a chain will take."""
-    samples = sum(len(batch["input_ids"]) for batch in batches)
+    samples = sum(len(next(iter(batch.values()))) for batch in batches)
     steps = config.reconstruct_epochs * sum(len(batches) * step.calls for step in ahead)
 
     def announce(seconds: float) -> None:
