@@ -8,7 +8,8 @@ from dual.models import DUAL
 from PIL import Image
 
 from ressa.checkpoint import load
-from ressa.dual import DualEncoder, PairBatcher
+from ressa.data.pairs import PairBatcher
+from ressa.dual import DualEncoder
 from ressa.embedded.dataset import write_dataset
 
 COLOURS = ["red", "blue", "green", "white", "black", "yellow"]

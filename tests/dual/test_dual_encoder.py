@@ -8,8 +8,8 @@ from dual.models import DUAL
 from PIL import Image
 
 from ressa.data import Sample, batches
-from ressa.dual import DualEncoder, PairBatcher, is_dual_encoder
-from ressa.dual.batcher import negatives
+from ressa.data.pairs import PairBatcher, negatives
+from ressa.dual import DualEncoder, is_dual_encoder
 from tests.data.vlms import VLMS
 
 TEXTS = ["a red cat", "two blue dog with a tree", "A  red cat", "the house"]

@@ -6,7 +6,8 @@ from dual.models import DUAL
 from PIL import Image
 
 from ressa.data import Sample
-from ressa.dual import DualEncoder, PairBatcher
+from ressa.data.pairs import PairBatcher
+from ressa.dual import DualEncoder
 from ressa.evaluation.embedding import score_by_embedding
 
 TEXTS = ["a red cat", "two blue dog with a tree on the left of the house", "the house", "bird", "a cat"]

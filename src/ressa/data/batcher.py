@@ -16,10 +16,10 @@ from transformers import PreTrainedConfig
 from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
 from ressa.data.limits import Limits
+from ressa.data.pairs import PairBatcher
 from ressa.data.remembering import with_memory
 from ressa.data.sample import AnySample, Sample, seeing_first
 from ressa.data.text import Text
-from ressa.dual.batcher import PairBatcher
 from ressa.dual.structure import is_dual_encoder
 from ressa.errors import UsageError
 

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 from ressa.doors import door
 
 if TYPE_CHECKING:
-    from ressa.dual.batcher import PairBatcher
     from ressa.dual.encoder import DualEncoder, Embeddings, similarity
     from ressa.dual.structure import is_dual_encoder, is_late, itm_switch
 else:
     __getattr__, __dir__ = door(
         __name__,
-        batcher="PairBatcher",
         encoder="DualEncoder Embeddings similarity",
         structure="is_dual_encoder is_late itm_switch",
     )
@@ -19,7 +17,6 @@ else:
 __all__ = [
     "DualEncoder",
     "Embeddings",
-    "PairBatcher",
     "is_dual_encoder",
     "is_late",
     "itm_switch",

@@ -32,7 +32,7 @@ class Embeddings:
 
 
 def similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """MaxSim (ColBERT, arXiv 2004.12832, §3.3): Σ over a text's vectors of the largest cosine with one of a picture's.
+    """MaxSim (ColBERT, arXiv 2004.12832): Σ over a text's vectors of the largest cosine with one of a picture's.
 
     images: (N, n, d), texts: (M, m, d), unit vectors. Returns float32 (N, M); of one vector each, their cosine.
     """

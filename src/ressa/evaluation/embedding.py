@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ressa.data import Sample
 from ressa.data.images import ImageCache
-from ressa.dual import DualEncoder, PairBatcher, similarity
+from ressa.data.pairs import PairBatcher
+from ressa.dual import DualEncoder, similarity
 from ressa.evaluation.generation import on_model
 from ressa.progress import bar
 

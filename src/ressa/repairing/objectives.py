@@ -7,8 +7,9 @@ from torch import nn
 
 from ressa.anatomy import Anatomy
 from ressa.data.batcher import Batcher
+from ressa.data.pairs import PairBatcher
 from ressa.data.sample import Sample
-from ressa.dual import DualEncoder, PairBatcher, is_dual_encoder
+from ressa.dual import DualEncoder, is_dual_encoder
 from ressa.errors import UsageError
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.config import RepairConfig

@@ -20,7 +20,7 @@ class ContrastiveLoss:
     softmax: cross-entropy of a picture's own text among its negatives, and the other way, in equal shares (CLIP,
     arXiv 2103.00020, Figure 3). sigmoid: −log σ of every pair's logit, negated where they do not match, summed over
     pairs (SigLIP, arXiv 2303.15343, Algorithm 1). hardest: softplus(best negative − own), over pages for each query
-    (ColPali, arXiv 2407.01449, §3.2).
+    (ColPali, arXiv 2407.01449).
     """
 
     def __init__(self, kind: Literal["softmax", "sigmoid", "hardest"]) -> None:
@@ -45,8 +45,9 @@ class ContrastiveLoss:
 
 class SimilarityDistillation:
     """T² · KL(teacher ‖ student) of the softmax at temperature T over texts for each picture and over pictures for each
-    text, in equal shares: the affinity mimicking of TinyCLIP (arXiv 2309.12314, §3.1), the contrastive relational
-    distillation of CLIP-KD (arXiv 2307.12732, §3.3). Pairs that read the same count: the teacher ranks them, too."""
+    text, in equal shares: the contrastive relational distillation of CLIP-KD (arXiv 2307.12732), and, as its gradient
+    is that of the cross-entropy, the affinity mimicking of TinyCLIP (arXiv 2309.12314). Pairs that read the same count:
+    the teacher ranks them, too."""
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
@@ -62,8 +63,8 @@ class SimilarityDistillation:
 
 
 class EmbeddingDistillation:
-    """‖student − teacher‖² of unit vectors, 2 − 2·cosine: CLIP-KD's feature distillation (arXiv 2307.12732, §3.3). Mean
-    over an item's vectors, over pictures and texts in equal shares."""
+    """‖student − teacher‖² of unit vectors, 2 − 2·cosine: CLIP-KD's feature distillation (arXiv 2307.12732), which it
+    found to work best of all. Mean over an item's vectors."""
 
     def __call__(self, student: Tensor, teacher: Tensor, count: Count = None) -> Tensor:
         """student, teacher: unit vectors (B, n, d), zeros where there is no token."""
@@ -74,7 +75,7 @@ class EmbeddingDistillation:
 
 
 class MatchingLoss:
-    """Cross-entropy of whether pictures and texts match, mean over the items (ALBEF, arXiv 2107.07651, Eq. 4)."""
+    """Cross-entropy of whether pictures and texts match, mean over the items (ALBEF, arXiv 2107.07651)."""
 
     def __call__(self, logits: Tensor, matches: Tensor, count: Count = None) -> Tensor:
         """logits: (N, 2), no match and match; matches: bool (N,)."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ressa.data.pairs import PairBatcher, negatives
 from ressa.data.sample import Sample, image_key
-from ressa.dual import DualEncoder, PairBatcher, similarity
-from ressa.dual.batcher import negatives
+from ressa.dual import DualEncoder, similarity
 from ressa.progress import track
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import Forward, plain
