@@ -2,7 +2,7 @@
 
 A protocol is what one line of work does for all tasks:
 
-- `ressa`: the prompts of the paper (arXiv 2404.02424), greedy, and every data set's official metric.
+- `ressa`: BLIP-2's prompt for questions, one of ours for captions, greedy, and every data set's official metric.
 - `instructblip`: InstructBLIP's evaluation in LAVIS (`projects/instructblip`, appendix E of arXiv 2305.06500).
 - `llava`: LLaVA-1.5's (`docs/Evaluation.md`, `llava/eval`).
 """
