@@ -11,6 +11,7 @@ from ressa.data.checking import PictureCheck
 from ressa.data.faults import Faults, OnBadSample
 from ressa.data.folder import AUTO, TRAINED, DatasetFolder
 from ressa.data.formats.part import KINDS, Kind
+from ressa.data.prefixes import cut_caption
 from ressa.data.prompts import CAPTION, CLASS, QUESTION
 from ressa.data.sample import CaptionedImage, Sample
 from ressa.errors import UsageError
@@ -22,6 +23,7 @@ MIXTURES: dict[str, list[Kind]] = {
     "mix": ["captions", "questions"],
     "instruct": ["conversations"],
     "pairs": ["captions", "classes"],
+    "prefix-captions": ["captions"],
 }
 """Mixture → the kinds of samples that it takes equal shares of."""
 WITHOUT_WORDS = ("captions", "mix", "pairs")
@@ -45,7 +47,8 @@ def training_samples(
 
     split: `auto` for the first of `order` that each task has.
 
-    mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations), or task
+    mixture: `captions` (RESSA's choice), `qa` (questions), `mix` (half and half), `instruct` (conversations),
+    `prefix-captions` (captions to be continued, `prefixes`), or task
     names such as `caption` or `vqa`, with weights where they have any (`caption:2,vqa`); of several tasks, those that
     the split has get these shares. Captions are drawn one an image, then second captions once every image has given
     one, and so on; a question's target is its most common answer, a class's a sentence with its name. `question` and
@@ -81,6 +84,8 @@ def training_samples(
         )
     if len(samples) < count:
         warn(f"{count:,} samples were asked for; the split {taken} of {data.path} has {len(samples):,}.")
+    if mixture == "prefix-captions":
+        samples = [cut_caption(sample, rng) for sample in samples]
     rng.shuffle(samples)
     return samples
 

@@ -199,8 +199,8 @@ SamplesSplit = Annotated[
 Mixture = Annotated[
     str,
     Field(
-        description="What they are: captions, qa (questions), mix (half and half), instruct (conversations), or tasks, "
-        "weighted where you like: caption:2,vqa."
+        description="What they are: captions, qa (questions), mix (half and half), instruct (conversations), "
+        "prefix-captions (captions to be continued), or tasks, weighted where you like: caption:2,vqa."
     ),
 ]
 Samples = Annotated[Positive, Field(description="How many they are.")]

@@ -13,7 +13,7 @@ from ressa.sparsity.pattern import Unstructured, parse_pattern
 
 Preset = Literal["paper", "paper-vicuna"]
 
-_CALIBRATION = {"mixture": "captions", "samples": 128}
+_CALIBRATION = {"mixture": "prefix-captions", "samples": 128}
 _SCORING = {
     "metric": "lavis",
     "rerank": 128,
