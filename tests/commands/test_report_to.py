@@ -60,6 +60,19 @@ def test_wandb_gets_a_run_of_its_own(ressa, world, pruned, tmp_path, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     repaired(ressa, world, pruned, tmp_path / "told", "--report-to", "wandb")
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    import wandb
+
+    assert wandb.run is None  # it ended with the training
+
+
+@has("wandb")
+def test_wandb_that_knows_nobody_is_told_before_any_work(ressa, world, pruned, tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    said = ressa("repair", pruned, "-o", tmp_path / "out", "--data", world.data, "--report-to", "wandb")
+    assert (said.status, "wandb login" in said.sentence) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tracker_that_is_not_there_is_told_before_any_work(ressa, pruned, tmp_path, monkeypatch):

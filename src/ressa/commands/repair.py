@@ -14,6 +14,7 @@ from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import RepairRecipe
 from ressa.recipe.sources import folders_of
+from ressa.repairing.trackers import check_trackers
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
 from ressa.warned import recorded
@@ -37,6 +38,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     config = recipe.config()
+    check_trackers(config.report_to)
     find(recipe.model)
     if config.needs_teacher:
         _find_dense(recipe, pruned)

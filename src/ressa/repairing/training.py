@@ -1,6 +1,5 @@
 """One training run of a repair: its data, arguments, progress and checkpoints."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from ressa.repairing.objective import Objective
 from ressa.repairing.schedule import EpochCosine
 from ressa.repairing.sharded import choose_shards, gather_trained, make_twin
 from ressa.repairing.teacher import SeparateTeacher, SharedTeacher
+from ressa.repairing.trackers import reporting
 from ressa.repairing.trainer import RepairTrainer
 from ressa.repairing.weights import restored
 
@@ -76,7 +76,7 @@ def train(
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
     with ExitStack() as stack:
-        stack.enter_context(_logged(config))
+        stack.enter_context(reporting(config))
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
@@ -171,20 +171,6 @@ def training_arguments(
     arguments.max_steps = steps
     arguments.save_steps = -(-steps // max(1, config.checkpoints))
     return arguments
-
-
-@contextmanager
-def _logged(config: RepairConfig) -> Iterator[None]:
-    """Within this context TensorBoard's files go where the config says, unless the environment says where."""
-    name = "TENSORBOARD_LOGGING_DIR"
-    if "tensorboard" not in config.report_to or name in os.environ:
-        yield
-        return
-    os.environ[name] = str(config.log_dir)
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def training_device(config: RepairConfig) -> torch.device:
