@@ -109,6 +109,23 @@ def test_bad_rows_are_named_and_skipped(library, tmp_path):
         assert len(training_samples(folder, "train", 2, on_bad="skip")) == 2
 
 
+def test_a_picture_outside_of_the_folder_is_not_read(library, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = parquet(tmp_path / "set", {"train": range(2)})
+    (path,) = (folder / "data").iterdir()
+    table = pq.read_table(path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    cells = [
+        {"bytes": None, "path": str(tmp_path / "secret.png")},
+        {"bytes": None, "path": "https://example.com/a.jpg"},
+    ]
+    pq.write_table(table.set_column(0, "image", pa.array(cells, table.schema.field("image").type)), path)
+    with pytest.raises(UsageError) as error:
+        DatasetFolder(folder).samples("caption", "train")
+    assert "leads out of the data folder" in str(error.value)
+    assert "https://example.com/a.jpg" in str(error.value)
+
+
 def test_what_is_no_dataset_is_said(library, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 nothing")

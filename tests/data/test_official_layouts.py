@@ -410,3 +410,21 @@ def test_a_folder_with_nothing_in_it_says_so(tmp_path):
     official.coco(tmp_path, {"val2017": range(2)})
     with pytest.raises(UsageError, match="has nothing for gqa: it has caption"):
         DatasetFolder(tmp_path).samples("gqa", "val")
+
+
+def test_entries_of_another_split_than_their_files_are_named(tmp_path):
+    official.coco(tmp_path, {"train2014": range(2), "val2014": range(2, 4), "val2017": range(2)})
+    official.aokvqa(tmp_path, {"train": range(2), "val": range(2)})
+    official.textvqa(tmp_path / "textvqa")
+    official.vizwiz(tmp_path / "vizwiz")
+    swaps = {
+        "annotations/captions_{}2014.json": "caption",
+        "aokvqa_v1p0_{}.json": "aokvqa",
+        "textvqa/TextVQA_0.5.1_{}.json": "textvqa",
+        "vizwiz/Annotations/{}.json": "vizwiz",
+    }
+    for name, task in swaps.items():
+        train, val = (tmp_path / name.format(split) for split in ("train", "val"))
+        val.write_bytes(train.read_bytes())
+        with pytest.raises(UsageError, match="of the split train, and its file of val"):
+            DatasetFolder(tmp_path).samples(task, "val2014" if task == "caption" else "val")

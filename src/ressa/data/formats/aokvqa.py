@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ressa.data.formats.coco import folders_of
-from ressa.data.formats.part import Part, Reading, read_each
+from ressa.data.formats.part import Part, Reading, check_split, read_each
 from ressa.data.formats.vqa import most_common
 from ressa.data.jsonfile import entries
 from ressa.data.numbering import Numbering, ids_in
@@ -30,12 +30,15 @@ def find(tree: Tree) -> Iterator[Part]:
 def _read(reading: Reading, part: Part) -> Sequence[Question]:
     asked = entries(part.files[0], part.name)
     pictures = Numbering("COCO", part.pictures(reading), ids_in(asked, "image_id"))
-    return read_each(reading, part, part.files[0], asked, partial(_question, reading, pictures), where="")
+    return read_each(
+        reading, part, part.files[0], asked, partial(_question, reading, pictures, part.split), where=""
+    )
 
 
-def _question(reading: Reading, pictures: Numbering, entry: dict[str, Any]) -> Question | None:
+def _question(reading: Reading, pictures: Numbering, split: str, entry: dict[str, Any]) -> Question | None:
     if "direct_answers" not in entry and "correct_choice_idx" not in entry:
         return None
+    check_split(entry.get("split"), split)
     question = text(field(entry, "question"), "the question")
     choices = tuple(text(each, "a choice") for each in items(field(entry, "choices"), "choices"))
     correct = place_of(field(entry, "correct_choice_idx"), "the correct_choice_idx", choices)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ressa.data.faults import Faults, collecting
-from ressa.data.formats.part import Part, Reading
+from ressa.data.formats.part import Part, Reading, check_split
 from ressa.data.image_folder import ImageFolder, image_folder
 from ressa.data.jsonfile import lists
 from ressa.data.prompts import CAPTION
@@ -21,6 +21,7 @@ from ressa.errors import UsageError
 
 WHAT = "COCO captions"
 _COCO = re.compile(r"captions_((train|val)(2014|2017))\.json")
+_YEARED = re.compile(r"COCO_(train|val|test)\d{4}_")
 _NOCAPS = re.compile(r"nocaps_(val|test)\w*captions\w*\.json")
 
 
@@ -53,7 +54,7 @@ def folders_of(own: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _read(reading: Reading, part: Part) -> Sequence[CaptionedImage]:
-    return read_captions(part.files[0], part.pictures(reading), reading.caption, reading.faults)
+    return read_captions(part.files[0], part.pictures(reading), reading.caption, reading.faults, part.split)
 
 
 def read_captions(
@@ -61,12 +62,13 @@ def read_captions(
     images: str | Path | ImageFolder,
     prompt: str = CAPTION,
     faults: Faults | None = None,
+    split: str = "",
 ) -> list[CaptionedImage]:
     """The images of a COCO captions file, each with its captions; images without one are left out, which is said.
 
     An image entry may carry `objects`: the names of what is in it, each a string or a list of its forms
     (singular, plural); and its `domain` (NoCaps). faults: where to put what cannot be used; by default that raises
-    UsageError.
+    UsageError. split: of which all images have to be, where their names say so.
     """
     listed, annotations = lists(captions, WHAT, "images", "annotations")
     folder = image_folder(images)
@@ -85,6 +87,8 @@ def read_captions(
                 if key in seen:
                     raise UsageError(f"an image before it has the id {key}, too")
                 seen.add(key)
+                if split and (named := _YEARED.match(str(entry.get("file_name")))):
+                    check_split(named[1], split)
                 if key in said:
                     image = folder.named(field(entry, "file_name"))
                     objects = items(entry.get("objects") or [], "objects")

@@ -93,7 +93,7 @@ def _read(rows: _Rows, reading: Reading, part: Part) -> Sequence[Sample]:
 
     def make(row: dict[str, Any]) -> Sample | None:
         number = next(numbers)
-        return record(reading, _plain(row), partial(_picture, place, number), f"row {number}")
+        return record(reading, _plain(row), partial(_picture, reading, place, number), f"row {number}")
 
     entries: Iterable[Any] = _safely(stream.decode(False), part.name)
     if reading.enough is not None:
@@ -108,16 +108,16 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _picture(place: Path, number: int, cell: Any) -> Picture:
-    """A picture as `datasets` stores it: bytes, or the path of a file."""
+def _picture(reading: Reading, place: Path, number: int, cell: Any) -> Picture:
+    """A picture as `datasets` stores it: bytes, or the path of a file, which has to be in the data folder."""
     if not isinstance(cell, Mapping) or not ({"bytes", "path"} & cell.keys()):
         raise UsageError("its image is no picture of the table")
     name = str(cell.get("path") or f"row {number}")
     if (content := cell.get("bytes")) is not None:
         return PackedPicture(place, Path(name).name, offset=number, content=bytes(content))
-    if "://" in name:
-        raise UsageError("its image is an address and not a picture")
-    return Path(name)
+    if "://" in name or str(reading.path).startswith(HUB):
+        raise UsageError(f"its image is not in the table, which names {name[:80]!r}")
+    return reading.inside(Path(name))
 
 
 def _safely(stream: Iterable[Any], name: str) -> Iterator[Any]:

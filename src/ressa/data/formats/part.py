@@ -10,6 +10,7 @@ from ressa.data.faults import Faults, collecting
 from ressa.data.image_folder import ImageFolder, refuse_outside
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import AnySample
+from ressa.data.tree import SPLITS
 from ressa.data.values import fields
 from ressa.errors import UsageError
 
@@ -112,6 +113,12 @@ class Part:
 
     def pictures(self, reading: Reading) -> ImageFolder:
         return reading.images(*self.images)
+
+
+def check_split(said: object, split: str) -> None:
+    """Raises UsageError where an entry says itself that it is of another split than its file."""
+    if isinstance(said, str) and (found := SPLITS.get(said.lower())) is not None and found != split:
+        raise UsageError(f"it is of the split {said}, and its file of {split}")
 
 
 def read_each(

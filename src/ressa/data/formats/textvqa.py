@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ressa.data.formats.part import Part, Reading, read_each
+from ressa.data.formats.part import Part, Reading, check_split, read_each
 from ressa.data.formats.vqa import most_common
 from ressa.data.jsonfile import lists
 from ressa.data.sample import Question
@@ -32,6 +32,7 @@ def _read(reading: Reading, part: Part) -> Sequence[Question]:
     def question(entry: dict[str, Any]) -> Question | None:
         if "answers" not in entry:
             return None
+        check_split(entry.get("set_name"), part.split)
         words = text(field(entry, "question"), "the question")
         given = items(entry["answers"], "answers")
         said = tuple(answer(each, "an answer", may_be_empty=True) for each in given)

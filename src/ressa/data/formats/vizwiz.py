@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ressa.data.formats.part import Part, Reading, read_each
+from ressa.data.formats.part import Part, Reading, check_split, read_each
 from ressa.data.formats.sniffing import beginning
 from ressa.data.formats.vqa import most_common
 from ressa.data.jsonfile import entries
@@ -44,6 +44,7 @@ def _read(reading: Reading, part: Part) -> Sequence[Question]:
         if not any(each.strip() for each in said):
             raise UsageError("nobody answers: its answers are empty")
         name = text(field(entry, "image"), "the image")
+        check_split(name.removeprefix("VizWiz_").partition("_")[0], part.split)
         kind = " ".join(texts(entry.get("answer_type"), "the answer_type"))
         return Question(
             image=folder.named(name),
