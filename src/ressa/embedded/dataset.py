@@ -1,4 +1,4 @@
-"""Writes embedded scenes to a folder in the public formats that `ressa.data` reads (layout: `docs/evaluate.md`)."""
+"""Writes embedded scenes to a folder in the public formats that `ressa.data` reads (layout: `data/formats/own.py`)."""
 
 import json
 import shutil

@@ -31,7 +31,7 @@ class EvaluateRecipe(HarnessRecipe):
     """The file to write every answer to; by default beside the scores' file, as NAME.predictions.jsonl."""
     tasks: Tasks = TASKS
     data: Folder = EMBEDDED
-    """The dataset folder (docs/evaluate.md shows its layout), or `embedded`."""
+    """The dataset folder (docs/data.md says what it may hold), or `embedded`."""
     split: TestSplit = "auto"
     limit: Positive | None = None
     """How many images each task looks at; all of them by default."""
