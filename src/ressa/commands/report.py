@@ -78,15 +78,14 @@ def run_report(recipe: ReportRecipe, *, force: bool = False) -> Outcome:
         }
         result = _finished(recipe.output, numbers, identity, force)
         line = f"The page is {recipe.output}, its numbers are in {numbers}."
-        if result is None:
+        if result is not None:
+            line = f"The numbers were there already. {line}"
+        else:
             with work_folder(recipe.output, identity, force=force) as work:
                 result = _measure(recipe, shown, drawn, questions, places, work)
                 result |= {"recipe": identity, "versions": versions(), "warnings": said}
                 write_json(numbers, result)
-                write_page(recipe.output, result, [each.images[0] for each in questions], recipe.shown)
-        else:
-            line = f"The numbers were there already. {line}"
-            write_page(recipe.output, result, [each.images[0] for each in questions], recipe.shown)
+        write_page(recipe.output, result, [each.images[0] for each in questions], recipe.shown)
     table = models_table(result["models"])
     return Outcome({"output": str(recipe.output), **result}, [table], [*_said(result), line])
 
