@@ -117,6 +117,17 @@ def test_missing_and_broken_images_are_named(vlm, tmp_path):
         batcher.generation([Sample(tmp_path / "text.png", "a")])
 
 
+def test_tokenizers_are_saved_as_they_were(vlm):
+    _, batcher = vlm
+    parts = [part for part in vars(batcher.processor).values() if hasattr(part, "backend_tokenizer")]
+    assert parts
+    batcher.training(SAMPLES)
+    batcher.generation(SAMPLES[:1])
+    assert {(part.backend_tokenizer.padding, part.backend_tokenizer.truncation) for part in parts} == {
+        (None, None)
+    }
+
+
 def test_no_samples_and_no_target_are_refused(vlm):
     _, batcher = vlm
     with pytest.raises(UsageError, match="no samples"):

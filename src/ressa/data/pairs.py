@@ -13,6 +13,7 @@ from ressa.data.images import ImageCache
 from ressa.data.limits import Limits
 from ressa.data.remembering import with_memory
 from ressa.data.sample import Sample, image_key
+from ressa.data.untouched import untouched
 from ressa.dual.structure import is_late, itm_switch
 from ressa.errors import UsageError
 
@@ -77,7 +78,8 @@ class PairBatcher:
 
     def both(self, pictures: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
         """Inputs of a forward on as many pictures as texts."""
-        return dict(self.processor(images=pictures, text=texts, return_tensors="pt", **self._options))
+        with untouched(self.processor):
+            return dict(self.processor(images=pictures, text=texts, return_tensors="pt", **self._options))
 
     def pictures(self, pictures: list[Image.Image]) -> dict[str, Tensor]:
         """Inputs of a forward on pictures alone."""
@@ -85,7 +87,8 @@ class PairBatcher:
 
     def texts(self, texts: list[str]) -> dict[str, Tensor]:
         """Inputs of a forward on texts alone."""
-        return _without_labels(self.processor.process_queries(text=texts))
+        with untouched(self.processor):
+            return _without_labels(self.processor.process_queries(text=texts))
 
     @cached_property
     def _options(self) -> dict[str, Any]:
@@ -94,7 +97,8 @@ class PairBatcher:
         options: dict[str, Any] = {"truncation": True}
         blank = [Image.new("RGB", (32, 32))] * 2
         try:
-            rows = self.processor(images=blank, text=["a", "a a a"], truncation=True)["input_ids"]
+            with untouched(self.processor):
+                rows = self.processor(images=blank, text=["a", "a a a"], truncation=True)["input_ids"]
             if len(rows[0]) == len(rows[1]):
                 return options
         except ValueError:  # rows of different lengths make no tensor

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ressa.data.ending import ANSWER, Ending, TemplateFailure, appended_token, find_endings, rendered
 from ressa.data.sample import PICTURE
+from ressa.data.untouched import untouched
 from ressa.errors import UsageError
 
 PROBE = "giraffe"  # a question that no template asks of its own accord
@@ -167,11 +168,12 @@ class Text:
         if had_no_padding:
             self.tokenizer.pad_token_id = self.pad_id
         try:
-            if not any(images):
-                return dict(self.tokenizer(texts, **options))
-            flat = all(len(shown) == 1 for shown in images) and not self._takes_lists
-            given = [shown for (shown,) in images] if flat else images
-            return dict(self.processor(images=given, text=texts, **options))
+            with untouched(self.processor):
+                if not any(images):
+                    return dict(self.tokenizer(texts, **options))
+                flat = all(len(shown) == 1 for shown in images) and not self._takes_lists
+                given = [shown for (shown,) in images] if flat else images
+                return dict(self.processor(images=given, text=texts, **options))
         finally:
             if had_no_padding:
                 self.tokenizer.pad_token = None

@@ -11,6 +11,7 @@ from ressa.data import Sample
 from ressa.data.images import ImageCache
 from ressa.data.remembering import with_memory
 from ressa.data.sample import image_key
+from ressa.data.untouched import untouched
 from ressa.dual import itm_switch
 from ressa.evaluation.embedding import score_by_embedding
 from ressa.evaluation.generation import no_numbers, on_model
@@ -83,4 +84,5 @@ def _nearest(similar: Tensor, count: int, along: int) -> Tensor:
 
 
 def _processed(processor: Any, images: list[Image.Image], texts: list[str]) -> dict[str, Tensor]:
-    return dict(processor(images=images, text=texts, padding=True, truncation=True, return_tensors="pt"))
+    with untouched(processor):
+        return dict(processor(images=images, text=texts, padding=True, truncation=True, return_tensors="pt"))
