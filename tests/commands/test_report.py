@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ressa.commands.made_by import show_recipe
 from ressa.commands.prune import run_prune
 from ressa.commands.report import lineage, run_report
 from ressa.errors import UsageError
-from ressa.recipe import PruneRecipe, make_recipe
+from ressa.recipe import PruneRecipe, from_yaml, make_recipe
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome", "chromium-browser")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
@@ -77,6 +78,13 @@ def test_a_finished_report_is_only_drawn_again_and_another_one_not_replaced_unas
     assert report.with_suffix(".json").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="--force"):
         run_report(recipe.model_copy(update={"seed": 1}))
+
+
+def test_the_recipe_of_a_report_is_printed(report, recipe):
+    for place in (report, report.with_suffix(".json")):
+        (printed,) = from_yaml("\n".join(show_recipe(str(place)).lines))
+        assert printed.models == ("embedded-llava", *recipe.models)  # what stands beside it is named
+        assert printed.model_copy(update={"models": recipe.models}) == recipe
 
 
 def test_words_of_the_data_are_no_markup(report, tmp_path):

@@ -47,11 +47,7 @@ def _estimate(recipe: Recipe, sight: Foresight) -> Outcome:
         return _pruning(recipe, sight)
     if isinstance(recipe, RepairRecipe):
         return _repair(recipe, sight)
-    if isinstance(recipe, EvaluateRecipe):
-        if recipe.harness is not None:
-            raise UsageError(
-                f"What {recipe.harness} would take is not known: leave out --dry-run, or the harness."
-            )
+    if isinstance(recipe, EvaluateRecipe) and recipe.harness is None:
         return _evaluation(recipe, sight)
     if isinstance(recipe, SweepRecipe):
         return _sweep(recipe, sight)
@@ -70,7 +66,7 @@ def _not_estimated(recipe: Recipe) -> Outcome:
         "seconds": {},
         "seconds_on_h100": {},
     }
-    return Outcome(data, [], [f"What a {recipe.command} takes is not estimated."])
+    return Outcome(data, [], [f"What this `ressa {recipe.command}` takes is not estimated."])
 
 
 def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outcome]:

@@ -8,12 +8,12 @@ from ressa.checkpoint import MANIFEST, read_manifest
 from ressa.commands.outcome import Outcome
 from ressa.errors import UsageError
 from ressa.files import read_json
-from ressa.recipe import make_recipe, to_yaml
+from ressa.recipe import RECIPES, make_recipe, to_yaml
 
 
 def show_recipe(place: str) -> Outcome:
     """The recipes that lead to what is at `place`, in order: a folder that was pruned, repaired, packed or swept, a
-    demo's, or the JSON file of an evaluation. Each is checked to be one that this version of ressa runs.
+    demo's, a report, or the JSON file of an evaluation. Each is checked to be one that this version of ressa runs.
 
     Raises UsageError where nothing of that kind is.
     """
@@ -36,17 +36,23 @@ def _told(place: Path) -> list[dict[str, Any]]:
     if (place / MANIFEST).is_file():
         return read_manifest(place).told(str(place))
     if place.is_file():
-        return _noted(place, "evaluate", place)
+        numbers = place.with_suffix(".json")  # of a report's page
+        return [
+            *_noted(place, ("evaluate",), place),
+            *_noted(numbers, ("report",), place.with_suffix(".html")),
+        ]
     # A sweep may have been run for several figures and methods.
     files = [place / "recipe.json", *sorted(place.glob("*-*.json"))] if place.is_dir() else []
     return [values for file in files for values in _noted(file, ("demo", "sweep"), place)]
 
 
-def _noted(file: Path, commands: str | tuple[str, ...], output: Path) -> list[dict[str, Any]]:
-    """The recipe that a file of results, or the note of a demo, holds."""
-    found = read_json(file)
+def _noted(file: Path, commands: tuple[str, ...], output: Path) -> list[dict[str, Any]]:
+    """The recipe that a file of results, or the note of a demo, holds, without what else decided the result."""
+    found = read_json(file) if file.suffix == ".json" else None
     found = found if isinstance(found, dict) else {}
     recipe = found.get("recipe", found)
     if not isinstance(recipe, dict) or recipe.get("command") not in commands:
         return []
-    return [{**recipe, **found.get("besides", {}), "output": str(output)}]
+    known = RECIPES[recipe["command"]].model_fields
+    told = {**recipe, **found.get("besides", {}), "output": str(output)}
+    return [{key: value for key, value in told.items() if key in known}]
