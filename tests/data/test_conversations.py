@@ -222,3 +222,26 @@ def test_text_may_come_first_and_fill_whole_batches_of_calibration():
         masks.append(prune(model, batches(Vlm(model, batcher.processor, "tiny"), order, 2), "2:4").masks)
     assert len(masks[0]) == len(masks[1]) > 10
     assert any("vision" in name for name in masks[0])
+
+
+def test_a_conversation_that_is_too_long_ends_earlier():
+    """The tiny model reads 256 tokens."""
+    _, batcher = batcher_of("llava", CHAT)
+    turns = tuple((f"is it the {word}?", "yes it is " * 8) for word in ("cat", "dog", "bird", "car") * 3)
+    long = Sample(RED, "how many?", "two", "long", earlier=turns)
+    assert batcher.length(long) > 256
+    faults = Faults("stop")
+    with pytest.warns(
+        RessaWarning, match=r"longer than the model reads: 1 of 2; their last turns are left out"
+    ):
+        kept, other = readable([long, TALK], batcher, faults)
+    faults.settle()
+    assert other == TALK
+    assert batcher.length(kept) <= 256
+    assert kept.turns == long.turns[: len(kept.turns)]
+    assert batcher.length(Sample(RED, *turns[0], earlier=())) < batcher.length(kept)
+    assert readable([Sample(RED, "how many?", "two " * 300, "single")], batcher, faults) == []
+    with pytest.raises(
+        UsageError, match=r"sample single: has .* tokens with its image, and the model reads 256"
+    ):
+        faults.settle()

@@ -129,7 +129,10 @@ def test_a_picture_outside_of_the_folder_is_not_read(library, tmp_path):
 def test_what_is_no_dataset_is_said(library, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(UsageError, match="cannot be opened as a dataset"):
+    with (
+        pytest.warns(RessaWarning, match="Passed over: .* cannot be opened as a dataset"),
+        pytest.raises(UsageError, match="holds no dataset"),
+    ):
         DatasetFolder(tmp_path).samples("caption", "train")
     with pytest.raises(UsageError, match="cannot be opened as a dataset"):
         DatasetFolder(f"hub:{tmp_path / 'nowhere'}").samples("caption", "train")

@@ -81,18 +81,22 @@ class Batcher:
         included, and their ends. Plain text is all label, and nothing ends it. Raises UsageError when there are no
         samples or one has no target.
         """
+        return self._learned(samples)
+
+    def _learned(self, samples: Sequence[Sample], check: bool = True) -> dict[str, Tensor]:
+        """`training`; check: whether what is too long is refused."""
         targets = self.targets(samples)
-        names = [sample.id for sample in samples]
-        self.limits.check(names, [len(target) for target in targets])
+        names = [sample.id for sample in samples] if check else []
+        self.limits.check(names, [len(target) for target in targets][: len(names)])
         if self.encoder_decoder:
-            rows, rest = self._encode(samples, [self._asked(sample) for sample in samples])
+            rows, rest = self._encode(samples, [self._asked(sample) for sample in samples], check)
             batch = self._padded(rows, left=False) | rest
             batch["labels"] = pad(targets, IGNORED)
             batch["decoder_attention_mask"] = (batch["labels"] != IGNORED).long()
             return batch
         heads = [self._head(sample) for sample in samples]
         texts = [self.text.joined(segments[:read], answers[: read - 1]) for segments, answers, read in heads]
-        rows, rest = self._encode(samples, texts)
+        rows, rest = self._encode(samples, texts, check)
         self._drop_end_token(rows)
         rows["labels"] = [torch.full_like(row, IGNORED) for row in rows["input_ids"]]
         for index, (sample, (segments, answers, read)) in enumerate(zip(samples, heads, strict=True)):
@@ -103,7 +107,7 @@ class Batcher:
                 self._append(rows, index, torch.tensor(self.text.earlier_ids(segment, answer)))
                 self._append(rows, index, torch.tensor(self.text.following_ids(following)), learn=False)
             self._append(rows, index, targets[index])
-        self.limits.check(names, [len(row) for row in rows["input_ids"]])
+        self.limits.check(names, [len(row) for row in rows["input_ids"]][: len(names)])
         return self._padded(rows, left=False) | rest
 
     def apart(self, samples: Sequence[AnySample]) -> list[AnySample]:
@@ -176,15 +180,8 @@ class Batcher:
 
     def length(self, sample: Sample) -> int:
         """Tokens of a sample where the model needs most positions: those of its image and its target count."""
-        if sample.target and not self.encoder_decoder:
-            return (
-                self.training([sample])["input_ids"].shape[1]
-                if sample.earlier
-                else self._plain_length(sample)
-            )
-        return self._plain_length(sample)
-
-    def _plain_length(self, sample: Sample) -> int:
+        if sample.target and sample.earlier and not self.encoder_decoder:
+            return self._learned([sample], check=False)["input_ids"].shape[1]
         rows, _ = self._encode([sample], [self._asked(sample)], check=False)
         if sample.target and not self.encoder_decoder:
             self._drop_end_token(rows)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -74,6 +75,7 @@ def readable(
         )
     _say_what_a_qformer_misses({sample.prompt for sample in samples}, batcher)
     kept = []
+    shortened = 0
     first, pictured = 0, False  # tokens of a sample: more than its template and a picture take
     for sample in samples:
         if (problem := batcher.problem(sample)) is not None:
@@ -87,10 +89,21 @@ def readable(
         # A token is at least a byte of text, so most samples need no tokenizer.
         text = sum(len(text.encode()) + TURN for text in texts_of(sample))
         most = first * max(1, len(sample.images)) + text + room
-        if limits.too_long(most) and (problem := limits.too_long(batcher.length(sample) + room)):
+        problem = limits.too_long(batcher.length(sample) + room) if limits.too_long(most) else None
+        if problem and sample.earlier and sample.target:
+            shortened += 1
+            while problem and sample.earlier:
+                *earlier, (prompt, target) = sample.earlier
+                sample = replace(sample, prompt=prompt, target=target, earlier=tuple(earlier))
+                problem = limits.too_long(batcher.length(sample) + room)
+        if problem:
             faults.add("", f"sample {sample.id}", problem)
         else:
             kept.append(sample)
+    if shortened:
+        warn(
+            f"Conversations longer than the model reads: {shortened:,} of {len(samples):,}; their last turns are left out."
+        )
     return kept
 
 

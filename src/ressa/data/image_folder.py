@@ -37,6 +37,7 @@ class ImageFolder:
         self.follow_links = follow_links
         self.others = tuple(others)
         self._listings: dict[Path, dict[str, str]] = {}
+        self._below: dict[tuple[str, ...], list[Path]] = {}
         if not self.path.is_dir():
             raise UsageError(f"image folder {self.path} does not exist: put the images there.")
         refuse_outside(self.path, self.root, self.follow_links)
@@ -51,8 +52,7 @@ class ImageFolder:
         """
         words = text(name, "the file name").replace("\\", "/")
         parts = self._parts(words)
-        places = [home.joinpath(*parts[:-1]) for home in (*self._homes, *self.others)]
-        for folder in (*places, self.path, *self.others):
+        for folder in self._places(parts[:-1]):
             if (kind := self._listing(folder).get(parts[-1])) is not None:
                 return self._checked(folder / parts[-1], kind)
         if (official := _OFFICIAL_COCO.fullmatch(parts[-1])) is not None:
@@ -134,6 +134,14 @@ class ImageFolder:
                 yield above
                 if above == self.root:
                     return
+
+    def _places(self, below: tuple[str, ...]) -> list[Path]:
+        """The folders that a file whose name has these folders in it may be in, in order; asked for once."""
+        if below not in self._below:
+            places = [home.joinpath(*below) for home in (*self._homes, *self.others)]
+            distinct = dict.fromkeys((*places, self.path, *self.others))
+            self._below[below] = [folder for folder in distinct if self._listing(folder)]
+        return self._below[below]
 
     def _parts(self, name: str) -> tuple[str, ...]:
         """The path's parts within the data folder."""

@@ -15,7 +15,7 @@ DEEPEST = 6  # folders below each other, as in images/coco/train2014
 _KNOWN = re.compile(
     r"(train|val|test|unlabeled)(\d{4}|_images)?|VG_100K(_2)?|validation|training|flickr30k.images"
 )
-WIDEST = 500  # folders in one: ScienceQA's pictures have a folder each
+WIDEST = 2000  # folders in one: ScienceQA's pictures have a folder each
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ LONGEST = 10_000  # characters of one text: five pages, where the longest captio
 _BROKEN = re.compile("[\0\ud800-\udfff]")
 
 
-def text(value: Any, what: str, *, may_be_empty: bool = False) -> str:
+def text(value: Any, what: str, *, may_be_empty: bool = False, longest: int = LONGEST) -> str:
     """A text as it is. Raises UsageError for anything else, an empty, endless or broken one."""
     if not isinstance(value, str):
         raise UsageError(f"{what} is {shown(value)}, not text")
     if not may_be_empty and not value.strip():
         raise UsageError(f"{what} is empty")
-    if len(value) > LONGEST:
-        raise UsageError(f"{what} has {len(value):,} characters, and at most {LONGEST:,} are read")
+    if len(value) > longest:
+        raise UsageError(f"{what} has {len(value):,} characters, and at most {longest:,} are read")
     if _BROKEN.search(value):
         raise UsageError(f"{what} is broken Unicode (a lone surrogate or a NUL)")
     return value

@@ -14,6 +14,7 @@ from ressa.data.values import field, fields, items, shown, text
 from ressa.errors import UsageError
 
 _MARK = re.compile(r"[ \t]*<image>[ \t]*\n?|\n?<image>")
+LONGEST = 200_000  # characters of one turn: people ask assistants for whole programs
 _ASKS = ("human", "user")
 _ANSWERS = ("gpt", "assistant", "model")
 
@@ -38,7 +39,7 @@ def conversation(entry: Mapping[str, Any], pictures: tuple[Picture, ...], key: s
         elif who in _ANSWERS:
             if not asked:
                 raise UsageError("its first turn is an answer")
-            turns.append(("\n".join(asked), text(words, "an answer").strip()))
+            turns.append(("\n".join(asked), text(words, "an answer", longest=LONGEST).strip()))
             asked = []
         elif who == "system":
             system = words.strip()
@@ -65,7 +66,7 @@ def _words(value: Any) -> str:
         return "".join(
             PICTURE
             if part.get("type") in ("image", "image_url")
-            else text(part.get("text"), "a turn", may_be_empty=True)
+            else text(part.get("text"), "a turn", may_be_empty=True, longest=LONGEST)
             for part in parts
         ).strip()
-    return _MARK.sub(PICTURE, text(value, "a turn")).strip()
+    return _MARK.sub(PICTURE, text(value, "a turn", longest=LONGEST)).strip()

@@ -36,10 +36,10 @@ class _Rows:
 def find(tree: Tree) -> Iterator[Part]:
     parquet: dict[str, list[Path]] = {}
     for branch in tree.branches:
-        files = [branch.path / name for name in branch.files if name.endswith(".parquet")]
-        # img2dataset lays a table of what it fetched beside each shard.
-        if files and not branch.pictures and not any(name.endswith(".tar") for name in branch.files):
-            for file in files:
+        for name in branch.files:
+            file = branch.path / name
+            # img2dataset lays a table of what it fetched beside each shard.
+            if name.endswith(".parquet") and f"{file.stem}_stats.json" not in branch.files:
                 parquet.setdefault(split_of(file, tree.path), []).append(file)
     saved = [
         branch.path
@@ -53,13 +53,23 @@ def find(tree: Tree) -> Iterator[Part]:
             f'{tree.path} holds parquet or arrow files, which take the library datasets: pip install "ressa[datasets]".'
         )
         return
-    for split, files in parquet.items():
-        names = [str(file) for file in sorted(files)]
-        yield from _parts(_Rows(split, partial(_from_parquet, names)), "parquet files", tuple(sorted(files)))
-    for folder in saved:
-        split = split_of(folder, tree.path)
-        files = sorted(folder.glob("*.arrow"))
-        yield from _parts(_Rows(split, partial(_from_disk, folder)), "a saved dataset", tuple(files))
+    there = [
+        (_Rows(split, partial(_from_parquet, sorted(map(str, files)))), "parquet files", sorted(files))
+        for split, files in parquet.items()
+    ]
+    there += [
+        (
+            _Rows(split_of(folder, tree.path), partial(_from_disk, folder)),
+            "a saved dataset",
+            sorted(folder.glob("*.arrow")),
+        )
+        for folder in saved
+    ]
+    for rows, name, files in there:
+        try:
+            yield from _parts(rows, name, tuple(files))
+        except UsageError as error:
+            warn(f"Passed over: {error}")
 
 
 def find_in_hub(name: str) -> Iterator[Part]:
