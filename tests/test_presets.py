@@ -22,6 +22,7 @@ def test_prune_as_the_paper_trains():
     recipe = make_recipe(PRUNE)
     assert (recipe.method, recipe.pattern, recipe.allocation) == ("wanda", "0.5", "uniform")
     assert (recipe.mixture, recipe.samples, recipe.statistics_of) == ("prefix-captions", 128, "dense")
+    assert recipe.crops
     # The vision pruner compares over a layer, the language pruner within a row.
     assert recipe.towers() == {"vision": "0.5@layer", "connector": "dense", "language": "0.5"}
 

@@ -28,7 +28,14 @@ _SCORING = {
     "seed": 42,
 }
 _PAPER: dict[str, dict[str, Any]] = {
-    "prune": {**_CALIBRATION, "pattern": "0.5", "statistics_of": "dense", "batch_size": 1, "seed": 42},
+    "prune": {
+        **_CALIBRATION,
+        "pattern": "0.5",
+        "statistics_of": "dense",
+        "crops": True,
+        "batch_size": 1,
+        "seed": 42,
+    },
     "repair": {
         "mixture": "captions",
         "samples": 25_000,
@@ -56,6 +63,7 @@ _PAPER: dict[str, dict[str, Any]] = {
             "weight_decay": 0.05,
             "max_grad_norm": 0.0,
             "held_back": 0,
+            "crops": True,
         },
     },
     "evaluate": _SCORING,

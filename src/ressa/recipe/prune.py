@@ -71,6 +71,8 @@ class PruneRecipe(PresetRecipe):
     """atv: count of the image tokens only those that a block changes most."""
     alpha: PositiveFloat = 1.0
     """The α of atv: more image tokens the higher it is."""
+    crops: bool = False
+    """Cut the calibration samples' pictures to half of their area or more, and mirror half of them."""
     statistics_of: Literal["pruned", "dense"] = "pruned"
     """pruned: a layer is calibrated on what the layers pruned before it give; dense: on the dense model's inputs."""
     margin: Share | None = None

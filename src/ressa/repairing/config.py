@@ -64,6 +64,9 @@ class RepairConfig(BaseModel):
 
     learning_rate: Above0 = 1e-4
     learning_rates: dict[Tower, Above0] = {}  # of single towers
+    crops: bool = (
+        False  # pictures cut to half of their area or more, and half of them mirrored, for training only
+    )
     schedule: Literal["cosine", "epoch_cosine"] = (
         "cosine"  # over the run's steps; or as LAVIS, see EpochCosine
     )

@@ -185,7 +185,7 @@ def _repair(
                 model,
                 masks,
                 anatomy,
-                Samples(samples, numbers),
+                Samples(samples, numbers, crops=config.seed if config.crops else None),
                 objective,
                 config,
                 work_dir,

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from ressa import progress
 from ressa.anatomy import Anatomy
+from ressa.data.crops import cropped
 from ressa.data.sample import Sample
 from ressa.device import find_device
 from ressa.errors import UsageError
@@ -33,17 +34,25 @@ from ressa.repairing.weights import restored
 
 
 class Samples(Dataset):
-    """Some of the samples, all if none are named, with their numbers, as the Trainer wants them."""
+    """Some of the samples, all if none are named, with their numbers, as the Trainer wants them.
 
-    def __init__(self, samples: Sequence[Sample], numbers: Sequence[int] | None = None) -> None:
+    crops: a seed for their pictures to be cut and mirrored by.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], numbers: Sequence[int] | None = None, *, crops: int | None = None
+    ) -> None:
         self.samples = samples
+        self.crops = crops
         self.numbers = range(len(samples)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> tuple[int, Sample]:
-        return self.numbers[index], self.samples[self.numbers[index]]
+        number = self.numbers[index]
+        sample = self.samples[number]
+        return number, sample if self.crops is None else cropped(sample, self.crops, number)
 
 
 class Collator:
