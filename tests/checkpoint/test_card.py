@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
+from transformers import CLIPConfig
 
 from ressa.checkpoint import MANIFEST, Manifest, add_scores, load, pack_folder, save, unpack_folder
-from ressa.checkpoint.card import BASE_CARD, CARD, base_of
+from ressa.checkpoint.card import BASE_CARD, CARD, base_of, write_card
 from ressa.warned import RessaWarning
 from tests.data.vlms import VLMS
 
@@ -75,6 +76,28 @@ def test_a_licence_without_a_card_is_pointed_to(plain, tmp_path):
     source = with_files(plain, tmp_path / "dense", LICENSE="Do as you like.\n")
     data = card_of(saved(source, tmp_path / "pruned")).data
     assert (data.license, data.license_link) == ("other", "LICENSE")
+
+
+def test_a_dual_encoder_s_card(tmp_path):
+    config = CLIPConfig(
+        text_config={
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+        },
+        vision_config={
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+        },
+    )
+    config.architectures = ["CLIPModel"]
+    config.save_pretrained(tmp_path)
+    write_card(tmp_path, Manifest(kind="pruned", source="org/clip"))
+    assert card_of(tmp_path).data.pipeline_tag == "zero-shot-image-classification"
+    assert "from transformers import AutoProcessor, CLIPModel" in card_of(tmp_path).text
 
 
 def test_nothing_is_made_up(plain, tmp_path):

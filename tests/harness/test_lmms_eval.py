@@ -3,10 +3,13 @@
 It may be in another environment: RESSA_HARNESS_PYTHON names its interpreter.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,55 @@ def test_lmms_eval_counts_what_ressa_counts(scenes, model, tmp_path, capfd):
     assert found["harness"]["name"] == "lmms-eval"
     assert found["average"] is None
     assert not list(tmp_path.glob(".*"))  # answers are kept until all are there
+
+
+@installed
+def test_an_evaluation_that_was_killed_goes_on_with_the_answers_it_has(scenes, tmp_path):
+    root, count = scenes
+    output = tmp_path / "scores.json"
+    words = [
+        "evaluate",
+        "embedded",
+        "--harness",
+        "lmms-eval",
+        "--harness-python",
+        PYTHON,
+        "--batch-size",
+        "1",
+    ]
+    tasks = ["--harness-tasks", "scenes_answers", "--include-path", str(root / "tasks")]
+    command = [sys.executable, "-m", "ressa", *words, *tasks, "--json", str(output)]
+    kept = tmp_path / ".scores.json.partial" / "answers.jsonl"
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(lambda: kept.is_file() and kept.read_text().count("\n") >= 2)
+    run.kill()
+    run.wait()
+    child = "-m\0ressa.harness.child\0"
+    wait_for(lambda: not any(child in words for words in command_lines()))
+    lines = kept.read_text().splitlines()
+    task, answers = json.loads(lines[0])
+    assert not output.exists()
+    kept.write_text("\n".join([json.dumps([task, dict.fromkeys(answers, "nonsense")]), *lines[1:]]) + "\n")
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(output.read_text())["tasks"]["scenes_answers"]
+    assert found["n"] == count
+    assert found["score"] <= 1 - 1 / count  # the answer that was changed is the one that was scored
+    assert not kept.parent.exists()
+
+
+def wait_for(happened, seconds=240):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def command_lines():
+    """Those of every process of this machine."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield place.read_text(errors="replace")
 
 
 @installed

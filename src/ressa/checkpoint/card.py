@@ -25,7 +25,6 @@ BASE_CARD = "README.base.md"
 KEPT = ("license", "license_name", "license_link", "language")  # of the base's front matter
 LICENCE = re.compile(r"(licen[cs]e|copying)([.-].*)?", re.IGNORECASE)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-IMAGE_TEXT = "image-text-to-text"
 PAPER = "https://arxiv.org/abs/2404.02424"
 TOWERS = ("vision", "connector", "language")
 
@@ -84,7 +83,7 @@ def _front_matter(folder: Path, manifest: Manifest) -> str:
         values |= {"license": "other", "license_name": "as-the-base-model", "license_link": licence}
     if HUB_ID.fullmatch(base):
         values["base_model"] = base
-    tag = IMAGE_TEXT if _takes_images(folder) else given.get("pipeline_tag")
+    tag = _task(folder) or given.get("pipeline_tag")
     tags = given.get("tags")
     own = ["ressa", "sparse", manifest.kind, *_patterns(manifest), *_methods(manifest)]
     data = ModelCardData(
@@ -110,11 +109,16 @@ def _of_base(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _takes_images(folder: Path) -> bool:
-    """Whether transformers' image-text-to-text pipeline takes the model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+def _task(folder: Path) -> str | None:
+    """The hub's name of what transformers' pipelines use the model for."""
+    from transformers.models.auto import modeling_auto
 
-    return read_config(folder).get("model_type") in KNOWN
+    kind = read_config(folder).get("model_type")
+    if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "image-text-to-text"
+    if kind in modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return "zero-shot-image-classification"
+    return None
 
 
 def _patterns(manifest: Manifest) -> list[str]:

@@ -5,7 +5,9 @@ lmms-eval changes much of a process (loggers, locks, SSL), and its environment n
 """
 
 import json
+import os
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,15 @@ def _task_manager(names: list[str], include_path: str | None) -> Any:
     raise UsageError(f"lmms-eval has no task {absent[0]}: `lmms-eval tasks list` names those it has.")
 
 
+def _end_with_the_parent() -> None:
+    """End this process when the one that asked is no more, even if it was killed: its work would be done twice."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns when the pipe ends
+    os._exit(130)
+
+
 def main(request: str, result: str) -> int:
     """Returns the exit code; whatever was wrong and can be said in a sentence is in the result."""
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         told = score(json.loads(Path(request).read_text(encoding="utf-8")))
     except UsageError as error:

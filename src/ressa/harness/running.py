@@ -77,7 +77,8 @@ def run_lmms_eval(
         write_json(request, asked)
         command = [interpreter, "-m", "ressa.harness.child", str(request), str(result)]
         with said.open("w+b") as log:
-            child = subprocess.Popen(command, stdout=log)
+            # The child ends when this pipe does, however this process ends.
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log)
             try:
                 status = child.wait()
             finally:
