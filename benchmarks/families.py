@@ -3,13 +3,15 @@
     python -m pip install --no-deps --target build/timm timm==1.0.31 torchvision==0.28.0
     PYTHONPATH=build/timm OMP_NUM_THREADS=2 python benchmarks/families.py
 
-Builds a tiny random model of each (`tests/zoo`), runs the contract on it and writes the table in docs/families.md. What
-was found is kept family by family in benchmarks/results/families.json: a run that was cut short goes on, and `--again`
-looks at the families named, or at all, anew. A new version of transformers begins anew by itself.
+Builds a tiny random model of each (`tests/zoo`), runs the contract on it, takes those whose processors can be made
+without a download through the commands, and writes the table in docs/families.md. What was found is kept family by
+family in benchmarks/results/families.json: a run that was cut short goes on, and `--again` looks at the families named,
+or at all, anew. A new version of transformers begins anew by itself.
 
-timm makes the vision towers of three families. It goes into a folder of its own, since it wants torchvision, which PyPI
-has for CUDA only: beside a CPU build of PyTorch importing it fails (torchvision 0.28.0 goes with PyTorch 2.13.0), and
-so would all that uses transformers' processors. Without the folder those families are not looked at.
+timm makes the vision towers of three families, and processors that read moving pictures want torchvision. They go into
+a folder of their own, as PyPI has torchvision for CUDA only: beside a CPU build of PyTorch importing it fails, and with
+it whatever uses transformers' processors (torchvision 0.28.0 goes with PyTorch 2.13.0). Without the folder those
+families are not looked at.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,11 @@ if find_spec("torchvision") is not None and not torch.version.cuda:
 import transformers  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from zoo import BESIDE, DUAL, FAMILIES, IMAGE_TEXT, LEFT_OUT, contract  # noqa: E402
+from zoo.command_line import scenes, through  # noqa: E402
+from zoo.processed import PROCESSED  # noqa: E402
 
 from ressa.anatomy.parts import TOWERS  # noqa: E402
 from ressa.files import write_json  # noqa: E402
@@ -53,7 +57,8 @@ What transformers {version} reads pictures and words with, each family as a tiny
 config. Seen with each: the towers have as many blocks as the config says; Wanda at 2:4 and at 50 % leaves exactly those
 zeros in every tower, experts included; samples padded together and given alone have the same statistics; what the
 pruned model says and, where it generates, writes is finite; a step of repair moves no zero; plain transformers reads
-the saved folder and says the same.
+the saved folder and says the same. Those that say "and commands" went, with their real processors, through `ressa
+prune`, `ressa repair`, `ressa evaluate` and `ressa inspect` on ten embedded scenes, too.
 
 {holding} of {count} hold in everything. The numbers are blocks, and the share of their weights that can be pruned (of
 the real model, too, as near as its proportions are the tiny one's); the rest are convolutions, tables, routers and
@@ -96,6 +101,18 @@ def look(family: str, limit: int) -> dict[str, Any]:
     return {**row, "seconds": round(time.perf_counter() - started, 1)}
 
 
+def command(family: str, data: Path, limit: int) -> dict[str, Any]:
+    """The scores that a family came to through the commands, or what went wrong."""
+    started = time.perf_counter()
+    row: dict[str, Any] = {"scores": {}, "failed": ""}
+    try:
+        with at_most(limit), tempfile.TemporaryDirectory() as work, redirect_stdout(io.StringIO()):
+            row["scores"] = through(family, data, Path(work))
+    except Exception as error:
+        row["failed"] = said(error)
+    return {**row, "seconds": round(time.perf_counter() - started, 1)}
+
+
 def said(error: Exception) -> str:
     """An error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -127,6 +144,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             row = rows[family]
             cells = [tower_cell(row["towers"].get(name)) for name in TOWERS]
             holds = f"not {', '.join(row['failed'])}" if row["failed"] else "all"
+            holds += " and commands" if row.get("commands", {}).get("scores") else ""
             text += f"| {family} | {' | '.join(cells)} | {holds} |\n"
     if failed := reasons(rows):
         text += "\n## Where something does not hold\n"
@@ -147,13 +165,20 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
 def reasons(rows: dict[str, dict[str, Any]]) -> list[tuple[tuple[str, str], str]]:
     """(family, check) and what went wrong there, for all that did."""
-    return [
-        ((family, check), why) for family, row in sorted(rows.items()) for check, why in row["failed"].items()
-    ]
+    found = []
+    for family, row in sorted(rows.items()):
+        found += [((family, check), why) for check, why in row["failed"].items()]
+        if why := row.get("commands", {}).get("failed"):
+            found.append(((family, "commands"), why))
+    return found
 
 
 def tower_cell(tower: dict[str, Any] | None) -> str:
     return "–" if tower is None else f"{tower['blocks']}, {tower['share']:.1%}"
+
+
+def tell(number: int, count: int, family: str, what: str, row: dict[str, Any]) -> None:
+    print(f"{number}/{count} {family}: {what}, {row['seconds']} s", flush=True)
 
 
 def main() -> None:
@@ -177,9 +202,15 @@ def main() -> None:
     for number, family in enumerate(left, 1):
         with redirect_stderr(io.StringIO()):  # each pruning would tell of itself
             row = rows[family] = look(family, arguments.limit)
-        holds = f"not {', '.join(row['failed'])}" if row["failed"] else "holds"
-        print(f"{number}/{len(left)} {family}: {holds}, {row['seconds']} s", flush=True)
+        tell(number, len(left), family, f"not {', '.join(row['failed'])}" if row["failed"] else "holds", row)
         write_json(RESULTS, {"transformers": transformers.__version__, "families": rows})
+    left = [name for name in wanted if name in PROCESSED and "commands" not in rows[name]]
+    with tempfile.TemporaryDirectory() as place, redirect_stderr(io.StringIO()):
+        data = scenes(Path(place) / "scenes")
+        for number, family in enumerate(left, 1):
+            row = rows[family]["commands"] = command(family, data, arguments.limit)
+            tell(number, len(left), family, f"commands: {row['failed'] or 'hold'}", row)
+            write_json(RESULTS, {"transformers": transformers.__version__, "families": rows})
     PAGE.write_text(page(rows), encoding="utf-8")
     for (family, name), reason in reasons(rows):
         print(f"{family}: {name}: {reason}")

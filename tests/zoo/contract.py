@@ -200,6 +200,8 @@ def a_step_of_repair_moves_no_zero(subject: Subject) -> None:
             with fused.splitted(dense):
                 reconstruct(model, dense, masks, subject.anatomy, [subject.batch], config)
         check_masks(model, masks)
+        said = answer(model.eval(), subject.batch)
+    torch.testing.assert_close(answer(model, subject.batch), said, msg="joined, it says something else")
 
 
 def _loss(subject: Subject, model: Any) -> Callable[[Any], Tensor] | None:
