@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
+from zoo.processed import processed
 
 from ressa.checkpoint import Vlm
 from ressa.data.batcher import IGNORED, Batcher, batch_size_for
@@ -226,3 +227,40 @@ def test_a_sample_that_the_processor_refuses_is_named(monkeypatch):
     with pytest.raises(UsageError, match=r"sample 17 is refused by the model's processor \(height:3"):
         batcher.training([*SAMPLES, tiny])
     assert batcher.training(SAMPLES)["input_ids"].shape[0] == 3
+
+
+def test_models_that_read_no_words_are_given_pictures_alone():
+    """As TrOCR, Donut and Pix2Struct are."""
+    for family, seen in (
+        ("trocr", {"pixel_values"}),
+        ("pix2struct", {"flattened_patches", "attention_mask"}),
+    ):
+        model, processor = processed(family)
+        batcher = Batcher(processor, model.config)
+        batch = batcher.training(SAMPLES)
+        assert batch.keys() == seen | {"labels", "decoder_attention_mask"}
+        assert batcher.generation(SAMPLES).keys() == seen
+        together = target_log_likelihoods(model, batch)
+        alone = torch.cat([target_log_likelihoods(model, batcher.training([sample])) for sample in SAMPLES])
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+        inputs = batcher.generation(SAMPLES)
+        written = model.generate(**inputs, max_new_tokens=3)
+        assert len(batcher.decode(written, inputs)) == len(SAMPLES)
+        assert batcher.length(SAMPLES[0]) == len(batcher.targets(SAMPLES[:1])[0])
+
+
+def test_a_processor_that_takes_no_lists_of_pictures_is_given_pictures():
+    """As GOT-OCR2's."""
+    model, processor = VLMS["llava"]()
+
+    class Flat(type(processor)):
+        def __call__(self, images=None, text=None, **more):
+            if images is not None and any(isinstance(shown, list) for shown in images):
+                raise ValueError("Nested images are not supported.")
+            return super().__call__(images=images, text=text, **more)
+
+    batch = Batcher(processor, model.config).training(SAMPLES)
+    processor.__class__ = Flat
+    flat = Batcher(processor, model.config).training(SAMPLES)
+    assert batch.keys() == flat.keys()
+    assert all(torch.equal(value, flat[name]) for name, value in batch.items())
