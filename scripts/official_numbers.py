@@ -35,8 +35,11 @@ import numpy as np
 MADE = (
     "python scripts/official_numbers.py, with GT-Vision-Lab/VQA a013f00, salesforce/LAVIS 506965b, "
     "facebookresearch/mmf b0ffc7f, allenai/aokvqa 83786de, AoiDragon/POPE 08d957b, haotian-liu/LLaVA c121f04, "
-    "VizWiz' API, pycocoevalcap 1.2"
+    "Qing Li's vqaEval.py of VizWiz' API, pycocoevalcap 1.2"
 )
+
+
+Cases = list[tuple[str, list[str]]]
 
 
 def source(tools: Path, name: str) -> str:
@@ -59,11 +62,17 @@ def thirtieths(values: list[float]) -> list[int]:
     return found
 
 
-def by_vqa_tool(tools: Path, name: str) -> list[float]:
+def processed(tools: Path) -> Cases:
+    """The answers as LLaVA submits them: EvalAI's processor on the predictions."""
+    processor = names(tools, "textvqa", "EvalAIAnswerProcessor").EvalAIAnswerProcessor()
+    return [(processor(prediction), given) for prediction, given in nasty.answers()]
+
+
+def by_vqa_tool(tools: Path, name: str, cases: Cases) -> list[float]:
     """Each answer's accuracy by the `evaluate` of VQAv2's or LAVIS's tool."""
     qa = {}
     said = {}
-    for number, (prediction, given) in enumerate(nasty.answers()):
+    for number, (prediction, given) in enumerate(cases):
         people = [{"answer": answer, "answer_id": place + 1} for place, answer in enumerate(given)]
         qa[number] = {"answers": people, "question_type": "what", "answer_type": "other"}
         said[number] = {"answer": prediction}
@@ -91,12 +100,32 @@ def by_textvqa(tools: Path) -> list[float]:
     return [tool.eval_pred_list([{"pred_answer": p, "gt_answers": g}]) for p, g in nasty.answers()]
 
 
-def by_vizwiz(tools: Path) -> tuple[list[float], float, float]:
-    scope: dict[str, Any] = {}
-    exec(compile(source(tools, "vizwiz"), "vizwiz", "exec"), scope)
-    tool = scope["VQAEval"]()
-    precision, f1 = tool.unanswerability(*nasty.answerable())
-    return [tool.one(prediction, given) for prediction, given in nasty.answers()], precision, f1
+def by_vizwiz(tools: Path, cases: Cases) -> tuple[list[float], dict[str, float]]:
+    """Each answer's accuracy, and what the tool says of the confidences that a question can be answered."""
+    from sklearn.metrics import average_precision_score, f1_score
+
+    labels, confidence = nasty.answerable(len(cases))
+    asked, said = {}, {}
+    for number, (prediction, given) in enumerate(cases):
+        people = [{"answer": answer} for answer in given]
+        asked[number] = {"answers": people, "answer_type": "other", "answerable": labels[number]}
+        said[number] = {"image": number, "answer": prediction, "answerable": confidence[number]}
+    no_captions = SimpleNamespace(evaluate=lambda: None, eval={})  # it also scores answers as captions
+    tool = names(
+        tools,
+        "vizwiz",
+        "VQAEval",
+        average_precision_score=average_precision_score,
+        f1_score=f1_score,
+        sys=sys,
+        COCOEvalCap=lambda *_: no_captions,
+    ).VQAEval(
+        SimpleNamespace(imgToQA=asked, getImgs=lambda: list(asked)), SimpleNamespace(imgToQA=said), n=12
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        tool.evaluate()
+        tool.evaluate_unanswerability()
+    return [tool.evalQA[number] / 100 for number in asked], tool.unanswerability
 
 
 def by_aokvqa(tools: Path) -> list[float]:
@@ -216,15 +245,18 @@ def by_retrieval(tools: Path) -> list[float]:
 
 def main() -> None:
     tools = Path(sys.argv[1])
-    vizwiz, precision, f1 = by_vizwiz(tools)
+    cases, submitted = nasty.answers(), processed(tools)
+    vizwiz, unanswerability = by_vizwiz(tools, cases)
     numbers = {
         "made": MADE,
-        "vqa": thirtieths(by_vqa_tool(tools, "vqa")),
-        "lavis": thirtieths(by_vqa_tool(tools, "lavis")),
+        "vqa": thirtieths(by_vqa_tool(tools, "vqa", cases)),
+        "llava_vqa": thirtieths(by_vqa_tool(tools, "vqa", submitted)),
+        "lavis": thirtieths(by_vqa_tool(tools, "lavis", cases)),
         "lavis_gqa": thirtieths(by_lavis_gqa(tools)),
         "textvqa": thirtieths(by_textvqa(tools)),
         "vizwiz": thirtieths(vizwiz),
-        "unanswerability": {"average_precision": precision, "f1": f1},
+        "llava_vizwiz": thirtieths(by_vizwiz(tools, submitted)[0]),
+        "unanswerability": unanswerability,
         "aokvqa": thirtieths(by_aokvqa(tools)),
         "aokvqa_choices": by_aokvqa_choices(tools),
         "pope": by_pope(tools),

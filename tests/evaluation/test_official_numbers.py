@@ -32,6 +32,8 @@ needs_ptb = pytest.mark.skipif(missing_for_ptb() is not None, reason="needs Java
     [
         ("vqa", vqa_accuracy.vqa_accuracy),
         ("lavis", vqa_accuracy.lavis_vqa_accuracy),
+        ("llava_vqa", vqa_accuracy.llava_vqa_accuracy),
+        ("llava_vizwiz", vqa_accuracy.llava_vizwiz_accuracy),
         ("textvqa", vqa_accuracy.textvqa_accuracy),
         ("vizwiz", vqa_accuracy.vizwiz_accuracy),
         ("aokvqa", vqa_accuracy.direct_answer_accuracy),
@@ -56,7 +58,7 @@ def test_unanswerability():
     lacking, unsure = [not label for label in labels], [1 - each for each in confidence]
     official = OFFICIAL["unanswerability"]
     assert 100 * average_precision(lacking, unsure) == pytest.approx(official["average_precision"])
-    assert 100 * f1_score(lacking, [each > 0.5 for each in unsure]) == pytest.approx(official["f1"])
+    assert 100 * f1_score(lacking, [each > 0.5 for each in unsure]) == pytest.approx(official["f1_score"])
 
 
 def test_yes_and_no():

@@ -40,6 +40,17 @@ def lavis_vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     return agreement(given.count(normalise(prediction)), len(given))
 
 
+def llava_vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VQAv2 as LLaVA submits it (`convert_vqav2_for_submission.py`): EvalAI's processor on the prediction, then VQAv2's
+    own tool."""
+    return vqa_accuracy(evalai(prediction), answers)
+
+
+def llava_vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VizWiz as LLaVA submits it: EvalAI's processor on the prediction, then VizWiz' own tool."""
+    return vizwiz_accuracy(evalai(prediction), answers)
+
+
 def normalised_vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """The same with prediction and answers normalised throughout."""
     given = [normalise(answer) for answer in answers]

@@ -14,6 +14,7 @@ from ressa.task_names import EVERY_TASK
 _VQA = {
     "official": vqa.vqa_accuracy,
     "lavis": vqa.lavis_vqa_accuracy,
+    "llava": vqa.llava_vqa_accuracy,
     "normalised": vqa.normalised_vqa_accuracy,
 }
 _GQA = {
@@ -36,11 +37,13 @@ _TASKS: tuple[Task, ...] = (
     ),
     AOKVQAChoices("aokvqa-choice", "Choosing A-OKVQA answers", data="aokvqa"),
     Questions(
-        "textvqa",
-        "TextVQA",
-        {**_VQA, "official": vqa.textvqa_accuracy},
+        "textvqa", "TextVQA", {**_VQA, "official": vqa.textvqa_accuracy, "llava": vqa.textvqa_accuracy}
     ),
-    AnswerableQuestions("vizwiz", "VizWiz", {**_VQA, "official": vqa.vizwiz_accuracy}),
+    AnswerableQuestions(
+        "vizwiz",
+        "VizWiz",
+        {**_VQA, "official": vqa.vizwiz_accuracy, "llava": vqa.llava_vizwiz_accuracy},
+    ),
     Choices("scienceqa", "Choosing ScienceQA answers"),
     YesOrNo("pope", "POPE", {}),
     MMBench("mmbench", "Choosing MMBench answers"),
