@@ -19,6 +19,7 @@ from ressa.seeing.route import NoMap, attention_maps
 
 Grid = list[list[float]]
 KINDS = ("attention", "occlusion")
+EAGER = 8  # times the memory of another forward, at least, for attention that is written out
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def look(
     if words is None:
         words = [said.strip() or asked.answers[0] for said, asked in zip(answers, questions, strict=True)]
     explained = [replace(asked, target=said) for asked, said in zip(questions, words, strict=True)]
-    attention, why = _attention(model, batcher, explained, batch_size)
+    attention, why = _attention(model, batcher, explained, max(1, batch_size // EAGER))
     looks = []
     for answer, sample, seen in zip(
         answers, track(explained, "Hiding parts of pictures"), attention, strict=True
@@ -111,8 +112,8 @@ def compare_looks(
 
     same_answers: the share of questions that it answers in the same words. For each kind of map that both have:
     `pearson` and `spearman`, the correlation with the dense model's map; `pearson_same`, that over the questions which
-    both answer alike (None without any); `strangers`, Pearson's with the dense model's map of the next
-    question, which is what maps have in common whatever is asked; and where places are named `hit`, `mass` and
+    both answer alike (None without any); `strangers`, Pearson's with the dense model's map of the question
+    before, which is what maps have in common whatever is asked; and where places are named `hit`, `mass` and
     `area` (`pointing`) and `named`, over how many questions.
 
     places: for each question where what it names is; empty where that is not known.
