@@ -99,6 +99,27 @@ def test_words_of_the_data_are_no_markup(report, tmp_path):
     assert "<b>" not in made
 
 
+def test_models_that_answer_no_questions_and_those_without_attention_have_a_page(report):
+    from ressa.report.page import page
+
+    result = json.loads(report.with_suffix(".json").read_text())
+    picture = [Image.new("RGB", (40, 30), "red")] * 2
+    for each in result["models"]:
+        each["looks"]["no_attention"] = "it has none to give"
+        for look in each["looks"]["looks"]:
+            look["attention"] = None
+        del each["compared"]["attention"]
+    alone = page(result, picture, 2)
+    assert alone.count("it has none to give. Occlusion alone is shown.") == 2
+    assert "attention of dense" not in alone
+    assert "occlusion of dense" in alone
+    for each in result["models"]:
+        each |= {"looks": None, "swapped": {}}
+        del each["compared"]
+    result["questions"] = []
+    assert "Where they look" not in page(result, [], 2)
+
+
 def test_what_is_no_model_is_one_sentence_and_a_lost_ancestor_is_left_out(pruned, tmp_path):
     with pytest.raises(UsageError, match="No such folder"):
         lineage([str(tmp_path / "nothing" / "here")])
