@@ -1,6 +1,4 @@
 import itertools
-import os
-import socket
 
 import pytest
 import torch
@@ -128,9 +126,9 @@ def test_samples_are_sequences():
     assert moments.samples == 4
 
 
-def _reduce(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _reduce(rank, folder):
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     for kind in KINDS:
         for idle in (False, True):  # whether the second process has no data at all
             statistic = kind(5)
@@ -143,8 +141,8 @@ def _reduce(rank, port, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_processes_sum_to_what_one_would_have_seen(tmp_path, unused_port):
-    mp.spawn(_reduce, args=(unused_port, tmp_path), nprocs=2)
+def test_processes_sum_to_what_one_would_have_seen(tmp_path):
+    mp.spawn(_reduce, args=(tmp_path,), nprocs=2)
     for kind, idle, rank in itertools.product(KINDS, (False, True), range(2)):
         whole = kind(5)
         whole.update(batch(0, (2, 4, 5)))
@@ -154,10 +152,3 @@ def test_processes_sum_to_what_one_would_have_seen(tmp_path, unused_port):
         assert saved.pop("count") == whole.count
         for name, value in saved.items():
             torch.testing.assert_close(value, answers(whole)[name], rtol=1e-5, atol=1e-6)
-
-
-@pytest.fixture
-def unused_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -86,7 +86,7 @@ def test_a_work_folder_belongs_to_one_run(tmp_path):
 @on_each_device
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, device):
     options = TOGETHER | {"device": device}
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     done = run(tmp_path / "two.json", *launcher, **options | {"batch_size": 2})
     assert done.returncode == 0, done.stderr
     assert_same(run_repair(options), json.loads((tmp_path / "two.json").read_text()))
