@@ -61,6 +61,14 @@ def test_evaluate_as_the_paper_does():
     assert vicuna.caption_prompt == "A short image caption."
 
 
+def test_a_sweep_as_the_papers_figures():
+    sweep = {"command": "sweep", "preset": "paper", "model": "m", "output": "o"}
+    recipe = make_recipe(sweep)
+    assert (recipe.vision_scope, recipe.samples, recipe.beams, recipe.crops) == ("layer", 128, 5, True)
+    assert make_recipe({**sweep, "method": "magnitude"}).vision_scope is None
+    assert make_recipe({**sweep, "vision_scope": "row"}).vision_scope == "row"
+
+
 def test_what_is_given_holds():
     assert make_recipe({**EVALUATE, "beams": 2, "seed": 7}).model_dump(include={"beams", "seed"}) == {
         "beams": 2,

@@ -99,3 +99,26 @@ def test_what_decides_a_score_is_part_of_a_points_name(tmp_path):
 def test_tasks_of_different_scales_count_alike():
     assert relative({"vqa": 25.0, "caption": 900.0}, {"vqa": 50.0, "caption": 900.0}) == 75.0
     assert relative({"vqa": 25.0, "caption": 0.0}, {"vqa": 50.0, "caption": 0.0}) == 50.0
+
+
+def test_a_towers_weights_may_be_compared_over_the_layer(tmp_path):
+    """Rows then differ in their zeros: in vision, which is told so, not in language, where Wanda compares by row."""
+    model = FAMILY.model()
+    anatomy = find_anatomy(model)
+    uneven: dict[str, bool] = {}
+
+    def look():
+        for tower in ("vision", "language"):
+            zeros = [(model.get_submodule(name).weight == 0).sum(1) for name in anatomy.linears(tower)]
+            uneven[tower] = any(len(set(rows.tolist())) > 1 for rows in zeros)
+        return {"tasks": {"vqa": {"score": 50.0}}, "average": 50.0}
+
+    scorer = Scorer(model, limit=5)
+
+    def until():
+        scorer()
+        return look()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, model, until, figure="allocation", scopes={"vision": "layer"})
+    assert uneven == {"vision": True, "language": False}

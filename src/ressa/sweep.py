@@ -24,7 +24,7 @@ from ressa.methods import get_method
 from ressa.progress import bar, say
 from ressa.provenance import fingerprint, fingerprint_weights
 from ressa.pruning import prune
-from ressa.sparsity import parse_pattern
+from ressa.sparsity import Scope, parse_pattern
 from ressa.warned import warn
 
 FigureName = Literal["allocation", "modality"]
@@ -77,6 +77,7 @@ def sweep(
     seeds: Sequence[int] = (0,),
     identity: Mapping[str, Any],
     options: Mapping[str, Any] | None = None,
+    scopes: Mapping[str, Scope] | None = None,
     device: torch.device | str | None = None,
 ) -> list[dict[str, Any]]:
     """Prune a copy of the weights for every point and seed, score it, and put the dense weights back.
@@ -88,6 +89,8 @@ def sweep(
         identity: what else decides a score (model, samples, tasks, ...); a point of another identity is not
             taken for this one.
         options: the method's own.
+        scopes: tower → over what its weights are compared, where that is not what the method's paper does; part of the
+            identity, if it is given.
 
     Returns one row for the dense model (series `dense`), then one a point and seed: `series`, `x`, `vision`,
     `language`, `seed`, `scores` (task → score), `average`, `relative` (each task in per cent of the dense
@@ -96,7 +99,7 @@ def sweep(
     """
     model: Any = vlm.model if device is None else vlm.model.to(device)
     anatomy = find_anatomy(model)
-    chosen = get_method(method)
+    chosen, scopes = get_method(method), scopes or {}
     modules: dict[str, Any] = dict(model.named_modules())
     dense = {name: modules[name].weight.detach().clone() for name in anatomy.linears()}
     weights = fingerprint_weights(dense.values())
@@ -107,7 +110,7 @@ def sweep(
         try:
             asked = {"vision": point.vision, "language": point.language}
             patterns = {
-                tower: None if text == DENSE else parse_pattern(text, scope=chosen.scope)
+                tower: None if text == DENSE else parse_pattern(text, scope=scopes.get(tower, chosen.scope))
                 for tower, text in asked.items()
             }
             if any(patterns.values()):

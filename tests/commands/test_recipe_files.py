@@ -85,8 +85,6 @@ def test_what_is_told_is_what_is_done(ressa, world, tmp_path, monkeypatch):
             "instructblip",
             {"pattern": 0.5, "method": "dsnot", "order": "first", "samples": 4, "limit": 2},
         ),
-        ("lora", "llava", {"pattern": "2:4", "method": "lora_remask", "samples": 4, "limit": 2}),
-        ("one-tower", "instructblip", {"pattern": "2:4", "dense": "vision", "samples": 4, "limit": 2}),
         ("dense", "instructblip", {"limit": 2}),
         ("figure-allocation", "instructblip", {"images": 2, "samples": 2, "tasks": "[retrieval]"}),
     ],

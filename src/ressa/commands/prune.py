@@ -8,7 +8,7 @@ from ressa.checkpoint import Manifest, descent, find, lasting_name
 from ressa.commands.inputs import draw_samples, find_dtype, fingerprint_samples, fitting, whence
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import finished, one_at_a_time, refuse_overlap, work_folder
-from ressa.data.crops import cropped
+from ressa.data.crops import cropped_all
 from ressa.data.folder import CALIBRATED
 from ressa.errors import UsageError
 from ressa.processes import from_first, is_first, meet
@@ -64,7 +64,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     with watch.on("samples"):
         samples = fitting(samples, vlm, recipe.on_bad_sample, recipe.mixture, draw)
         if recipe.crops:
-            samples = [cropped(sample, recipe.seed, number) for number, sample in enumerate(samples)]
+            samples = cropped_all(samples, recipe.seed)
         told = set(layers_to_prune(recipe, anatomy, given))
         if told & set(anatomy.linears("language")) and not any(sample.target for sample in samples):
             raise UsageError(

@@ -10,6 +10,7 @@ from ressa.commands.inputs import draw_samples, find_data, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time
 from ressa.data import Sample
+from ressa.data.crops import cropped_all
 from ressa.data.folder import CALIBRATED
 from ressa.errors import UsageError
 from ressa.evaluation import draw
@@ -81,6 +82,7 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
             seeds=recipe.seeds,
             identity={**recipe.identity(), "questions": recipe.seed},
             options=recipe.options,
+            scopes={} if recipe.vision_scope is None else {"vision": recipe.vision_scope},
             device=device,
         )
     name = f"{recipe.model.rstrip('/').rpartition('/')[2]}: {recipe.method}"
@@ -107,7 +109,8 @@ def _samples(recipe: SweepRecipe, vlm: "Vlm", seed: int) -> list[Sample]:
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
     )
-    return fitting(again(recipe.mixture), vlm, recipe.on_bad_sample, recipe.mixture, again)
+    found = fitting(again(recipe.mixture), vlm, recipe.on_bad_sample, recipe.mixture, again)
+    return cropped_all(found, seed) if recipe.crops else found
 
 
 def _count(seeds: Sequence[int]) -> str:

@@ -3,6 +3,7 @@ but for the scaling, which the model's processor does."""
 
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 from PIL import Image
@@ -22,6 +23,11 @@ def cropped(sample: AnySample, seed: int, number: int) -> AnySample:
     if not pictures:
         return sample
     return replace(sample, image=pictures if isinstance(sample.image, tuple) else pictures[0])
+
+
+def cropped_all(samples: Iterable[AnySample], seed: int) -> list[AnySample]:
+    """All of some samples, whose pictures are then in memory."""
+    return [cropped(sample, seed, number) for number, sample in enumerate(samples)]
 
 
 def crop(image: Image.Image, rng: random.Random) -> Image.Image:

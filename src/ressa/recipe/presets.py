@@ -67,7 +67,7 @@ _PAPER: dict[str, dict[str, Any]] = {
         },
     },
     "evaluate": _SCORING,
-    "sweep": {**_CALIBRATION, **_SCORING},
+    "sweep": {**_CALIBRATION, "crops": True, **_SCORING},
 }
 _VICUNA: dict[str, dict[str, Any]] = {
     "repair": {"batch_size": 16},
@@ -102,6 +102,8 @@ def with_preset(command: str, given: dict[str, Any]) -> dict[str, Any]:
     options = preset.get("options") or _METHOD_OPTIONS.get(str(values.get("method")), {})
     if options and isinstance(given.get("options", {}), dict):
         values["options"] = {**options, **given.get("options", {})}
+    if command == "sweep" and values.get("method", "wanda") == "wanda":
+        values.setdefault("vision_scope", "layer")
     if command == "prune":
         if given.get("vision") is None:
             values["vision"] = _vision(values.get("method", "wanda"), values["pattern"])

@@ -49,6 +49,10 @@ class SweepRecipe(DecodingRecipe):
     calibration_split: CalibrationSplit = "auto"
     mixture: Mixture = "mix"
     samples: Samples = 64
+    crops: bool = False
+    """Cut the calibration samples' pictures to half of their area or more, and mirror half of them."""
+    vision_scope: Literal["row", "layer"] | None = None
+    """Over what the vision tower's weights are compared; by default as the method's paper does."""
     batch_size: BatchSize = 32
     dtype: Dtype = "auto"
     options: MethodOptions = Field(default_factory=dict)
