@@ -101,9 +101,8 @@ def readable(
         else:
             kept.append(sample)
     if shortened:
-        warn(
-            f"Conversations longer than the model reads: {shortened:,} of {len(samples):,}; their last turns are left out."
-        )
+        many = f"{shortened:,} of {len(samples):,}"
+        warn(f"Conversations longer than the model reads: {many}; their last turns are left out.")
     return kept
 
 
