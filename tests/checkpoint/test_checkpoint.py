@@ -32,6 +32,7 @@ from ressa.checkpoint import (
     save,
     saving,
 )
+from ressa.checkpoint.companions import check_companions
 from ressa.errors import RunError, UsageError
 from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
@@ -281,3 +282,13 @@ def test_what_was_saved_is_read_once_and_counted_from_the_files(tmp_path, monkey
     for layer in count.layers:
         weight = stored[next(each.tensor for each in saved.layers if each.name == layer.name)]
         assert layer.sparsity == int((weight == 0).sum()) / weight.numel()
+
+
+def test_a_budget_for_moving_pictures_is_not_taken_for_that_of_one(tmp_path):
+    """Qwen2-VL's processors say 128,000 tokens."""
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps({"image_processor": {}, "video_processor": {"max_video_tokens": 128_000}}))
+    check_companions(tmp_path)
+    path.write_text(json.dumps({"image_processor": {"max_image_tokens": 128_000}}))
+    with pytest.raises(UsageError, match="max_image_tokens"):
+        check_companions(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
+from torch import nn
 
 from ressa.data import Batcher, DatasetFolder
 from ressa.data.sample import image_key
@@ -150,6 +151,34 @@ def test_tiles_of_one_image_are_not_taken_for_copies_of_it(folder):
     with torch.inference_mode():
         plain = model(**inputs).logits
     assert torch.equal(shared, plain)
+
+
+@pytest.mark.parametrize("images", ["aabb", "aaaa"])
+def test_patches_of_all_images_in_one_row_are_not_shared(images):
+    """As Pixtral lays them; of one image alone they look like any tower's."""
+
+    class Tower(nn.Module):
+        def forward(self, pixel_values):
+            return pixel_values.flatten(2).mT.flatten(0, 1)[None]
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = Tower()
+
+        def get_encoder(self, modality=None):
+            return self.tower
+
+        def forward(self, pixel_values):
+            return self.tower(pixel_values=pixel_values)
+
+    model = Model()
+    pictures = {name: torch.randn(3, 4, 4) for name in "ab"}
+    pixels = torch.stack([pictures[name] for name in images])
+    with shared_vision(model) as sharing:
+        for _ in range(2):
+            sharing.show(images)
+            assert torch.equal(model(pixels), model.tower.__class__().forward(pixels))
 
 
 def test_a_limit_takes_that_many_images_and_all_their_questions(vlm, folder, tmp_path):

@@ -1,7 +1,9 @@
 """A family's tiny model, with its real processor, through the commands of ressa, on ten embedded scenes."""
 
+import io
 import json
 import math
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -51,5 +53,7 @@ def through(family: str, data: Path, work: Path) -> dict[str, float]:
 
 def run(*arguments: object) -> None:
     """One command line, in this process."""
-    status = main([str(argument) for argument in arguments])
-    assert status == 0, f"ressa {arguments[0]} ended with {status}"
+    with redirect_stderr(io.StringIO()) as told:
+        status = main([str(argument) for argument in arguments])
+    sentence = next((line for line in told.getvalue().splitlines() if line.startswith("ressa: ")), "")
+    assert status == 0, f"ressa {arguments[0]} ended with {status}: {sentence}"

@@ -29,8 +29,13 @@ MOST = {
     r"(layers?|experts?|blocks?|stages?|depths?)$": 10_000,
     r"(size|dim|width|heads|channels|d_model|d_ff|d_kv|embeddings|positions|queries|tokens)$": 10**8,
 }
-# Likewise of a processor's: pixels of a side, tokens of an image. Edges may count pixels of a whole picture.
-MOST_OF_A_PICTURE = {r"^(height|width)$": 20_000, r"(tokens|seq_length)$": 100_000, r"edge$": 10**9}
+# Likewise of a processor's: pixels of a side, tokens of an image. Edges may count pixels of a whole picture; Qwen's
+# budget for moving pictures is 128,000 tokens.
+MOST_OF_A_PICTURE = {
+    r"^(height|width)$": 20_000,
+    r"^(?!.*video).*(tokens|seq_length)$": 100_000,
+    r"edge$": 10**9,
+}
 OF_PICTURES = ("processor_config.json", "preprocessor_config.json")
 
 

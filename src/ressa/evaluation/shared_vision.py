@@ -43,6 +43,9 @@ class SharedVision:
     def __init__(self) -> None:
         self._first: Tensor | None = None  # (distinct,) the first row of each image
         self._image: Tensor | None = None  # (rows,) which of those it shows
+        self._apart: bool | None = (
+            None  # whether the tower's outputs have a row an image; None: not known yet
+        )
 
     def show(self, images: Sequence[Hashable]) -> None:
         """Name the image of every row of the next batch."""
@@ -56,6 +59,8 @@ class SharedVision:
         pixels = inputs.get("pixel_values")
         if self._first is None or self._image is None or not isinstance(pixels, Tensor):
             return plain(**inputs)
+        if self._apart is False:
+            return plain(**inputs)
         rows, copies = len(pixels), len(pixels) // len(self._image)
         if len(self._first) == rows or rows != copies * len(self._image):
             return plain(**inputs)
@@ -63,8 +68,13 @@ class SharedVision:
         image = self._image.repeat_interleave(copies).to(pixels.device)
         if not torch.equal(pixels[first][image], pixels):  # the rows of an image are its tiles, say
             return plain(**inputs)
+        if self._apart is None and len(first) == 1:
+            first = first.repeat(2)  # one row alone would not tell
         chosen = {key: _take(value, first, rows) for key, value in inputs.items()}
-        return _take(plain(**chosen), image, len(first))
+        output = plain(**chosen)
+        if self._apart is None:  # Pixtral lays the patches of all images side by side, in one row
+            self._apart = all(len(each) == len(first) for each in _tensors(output) if each.dim() > 1)
+        return _take(output, image, len(first)) if self._apart else plain(**inputs)
 
 
 def _take(value: Any, index: Tensor, rows: int) -> Any:
@@ -76,6 +86,17 @@ def _take(value: Any, index: Tensor, rows: int) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_take(inner, index, rows) for inner in value)
     return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _tensors(inner)
 
 
 def _vision_tower(model: Any) -> nn.Module | None:
