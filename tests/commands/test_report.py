@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ressa import checkpoint
 from ressa.commands.made_by import show_recipe
 from ressa.commands.prune import run_prune
 from ressa.commands.report import lineage, run_report
@@ -36,9 +37,34 @@ def recipe(pruned, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(recipe):
-    run_report(recipe)
+def loaded():
+    """Every model that was loaded for the report, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(recipe, loaded):
+    """The page; its making was interrupted once, between the two models."""
+
+    def load(spec, **options):
+        if len(loaded) == 1:
+            loaded.append("interrupted")
+            raise KeyboardInterrupt
+        loaded.append(spec)
+        return checkpoint.loading.load(spec, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "load", load, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            run_report(recipe)
+        assert not recipe.output.exists()
+        run_report(recipe)
     return recipe.output
+
+
+def test_a_report_that_was_interrupted_goes_on_with_the_model_that_is_missing(report, loaded, pruned):
+    assert loaded == ["embedded-llava", "interrupted", str(pruned)]
+    assert [path.name for path in sorted(report.parent.iterdir())] == ["report.html", "report.json"]
 
 
 def test_the_model_it_was_made_from_stands_beside_it_and_numbers_lie_beside_the_page(report, pruned):
