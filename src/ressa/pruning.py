@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ressa.allocation.uniform import Asked, make_plan
 from ressa.anatomy import Anatomy, Block, find_anatomy
 from ressa.calibration.experts import expert_groups, few_tokens, pool_few
+from ressa.calibration.lending import Lender
 from ressa.calibration.statistics import Statistics
 from ressa.calibration.walk import Visit, never_reached, walk
 from ressa.checkpoint import FinishedBlocks, LayerReport, StreamedWeights
@@ -180,7 +182,7 @@ def prune(
             let_go(modules[name].weight)
 
     def solve(name: str, weight: Tensor, gathered: Statistics | None) -> tuple[Tensor, Tensor]:
-        if device is not None and (gathered is None or statistics_of == "dense"):
+        if gathered is None and device is not None:
             weight = weight.to(device)
         if not torch.isfinite(
             weight.sum(dtype=torch.float32)
@@ -225,9 +227,12 @@ def prune(
                 if shelf is not None:
                     shelf.put_back(modules[block.name])
         elif statistics_of == "dense":
-            for block, statistics in dense:
-                if block in remaining:
-                    visit(block, statistics)
+            with closing(Lender(None if device is None else torch.empty(0, device=device).device)) as lender:
+                for block, statistics in dense:
+                    if block in remaining:
+                        lender.bring(modules[block.name])
+                        visit(block, statistics)
+                        lender.take_home(modules[block.name], changed=True)
         elif remaining:
             with watch.on("calibrate"):
                 calibrate([name for block in remaining for name in block.linears if name in plan], visit)

@@ -142,3 +142,19 @@ def test_a_large_hessian_is_inverted_in_its_own_memory():
     U = inverse_cholesky_(H)
     assert torch.cuda.max_memory_allocated() - before < 0.8 * U.nbytes
     assert float((U.T.double() @ U.double() - exact).norm() / exact.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_statistics_of_the_dense_model_with_its_weights_on_the_host(method):
+    family = FAMILIES["instructblip-t5"]
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = family.model()
+        batches = [family.batch(seed) for seed in range(2)]
+        result = prune(model, batches, 0.5, method=method, statistics_of="dense", device=device)
+        assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+        found[device] = result.masks
+        for name, mask in result.masks.items():
+            assert not model.get_submodule(name).weight[~mask].any()
+    for name, mask in found["cpu"].items():
+        assert (found["cuda"][name] != mask).float().mean() < 0.02
