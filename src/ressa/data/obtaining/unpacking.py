@@ -8,14 +8,13 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ressa.errors import RunError
-from ressa.files import check_writable, told
+from ressa.errors import RunError, UsageError
+from ressa.files import check_writable, told, write_failure
 from ressa.progress import bar
 
 CHUNK = 2**20  # bytes
@@ -126,16 +125,18 @@ def _merge(work: Path, folder: Path) -> None:
 
 @contextmanager
 def _readable(archive: Path) -> Iterator[None]:
-    """What is wrong with the archive itself, as a sentence."""
+    """What is wrong with the archive itself, as a sentence. The libraries raise whatever they stumble over."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+    except (RunError, UsageError):
+        raise
+    except FileExistsError as error:
+        raise RunError(f"{error.filename} is a file where {archive} has a folder: move it away.") from None
+    except Exception as error:
+        if write_failure(error, archive) is not None:
+            raise
+        if "encrypted" in str(error):
+            raise RunError(f"{archive} cannot be unpacked: it is encrypted.") from None
         raise RunError(
             f"{archive} is damaged ({str(error)[:200]}): remove it, and download it again."
         ) from None
-    except RuntimeError as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"{archive} cannot be unpacked ({str(error)[:200]}).") from None  # it is encrypted
-    except FileExistsError as error:
-        raise RunError(f"{error.filename} is a file where {archive} has a folder: move it away.") from None
