@@ -22,6 +22,7 @@ from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
 from ressa.embedded.scenes import render, sample_scene
 from ressa.files import fresh_directory, write_json
+from ressa.provenance import versions
 from ressa.recipe import EvaluateRecipe, PruneRecipe, RepairRecipe
 from ressa.report.table import recovered
 
@@ -136,9 +137,8 @@ def main() -> None:
             )
             found[name].append(scores(str(home / name), home / f"{name}.json", classes, 200))
         print(table(found, list(variants)), flush=True)
-    write_json(
-        given.output / "scores.json", {"options": vars(given) | {"output": str(given.output)}, **found}
-    )
+    made = {"options": vars(given) | {"output": str(given.output)}, "versions": versions()}
+    write_json(given.output / "scores.json", {**made, **found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a small CLIP on the embedded scenes, on a CPU, to prune and repair it (benchmarks/dual_encoders.py).
 
-    python scripts/train_dual_encoder.py --output runs/clip            # 10 minutes on one idle core
+    python scripts/train_dual_encoder.py --output runs/clip            # minutes on one core
 
 Its vision tower is that of `embedded-llava`, whose patches know what they show. All but the last block of it stays
 as it is; that block, which now has to gather the picture in its first token, the text tower and the projections are
