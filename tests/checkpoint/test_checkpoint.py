@@ -33,6 +33,7 @@ from ressa.checkpoint import (
     saving,
 )
 from ressa.checkpoint.companions import check_companions
+from ressa.checkpoint.place import read_config
 from ressa.errors import RunError, UsageError
 from ressa.pruning import prune
 from ressa.sparsity import NM, Unstructured
@@ -292,3 +293,13 @@ def test_a_budget_for_moving_pictures_is_not_taken_for_that_of_one(tmp_path):
     path.write_text(json.dumps({"image_processor": {"max_image_tokens": 128_000}}))
     with pytest.raises(UsageError, match="max_image_tokens"):
         check_companions(tmp_path)
+
+
+def test_chunks_of_no_size_are_no_chunks(tmp_path):
+    """Phi-4-multimodal's audio tower has them."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "llava", "audio_config": {"chunk_size": -1}}))
+    read_config(tmp_path)
+    path.write_text(json.dumps({"model_type": "llava", "text_config": {"hidden_size": -1}}))
+    with pytest.raises(UsageError, match="hidden_size -1"):
+        read_config(tmp_path)

@@ -68,11 +68,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _sizes(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The sizes in a config and in the configs of its parts."""
+    """The sizes in a config and in the configs of its parts; −1 of a chunk is none (Phi-4-multimodal)."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _sizes(value)
-        elif isinstance(value, int) and re.fullmatch(r"\w+_size|num_\w*(heads|layers)|d_\w+|\w*_dim", key):
+        elif isinstance(value, int) and re.fullmatch(
+            r"(?!chunk)\w+_size|num_\w*(heads|layers)|d_\w+|\w*_dim", key
+        ):
             yield key, value
 
 
