@@ -1,7 +1,9 @@
 """The contract of all families, for one of each kind; benchmarks/families.py runs it for all of them."""
 
 import pytest
-from zoo import FAMILIES, contract
+from zoo import FAMILIES, build, contract
+
+from ressa.anatomy import find_anatomy
 
 KINDS = {
     "aria": "experts, and a connector that attends",
@@ -35,3 +37,11 @@ def test_it_holds(subject, check):
 
 def test_it_is_read_again_by_plain_transformers(subject, tmp_path):
     contract.CHECKS["reload"](subject, tmp_path / "pruned")
+
+
+def test_words_are_read_by_the_language_tower_where_what_decodes_reads_none():
+    """Grounding-DINO decodes boxes; BERT reads its words."""
+    anatomy = find_anatomy(build("grounding-dino"))
+    assert [chain.name for chain in anatomy.chains("language")] == ["model.text_backbone.encoder.layer"]
+    assert {"model.encoder.layers", "model.decoder.layers"} <= {c.name for c in anatomy.chains("connector")}
+    assert not any(chain.reads_labels for chain in anatomy.chains())
