@@ -37,7 +37,7 @@ def _names(known: tuple[str, ...], what: str) -> Callable[[Any], Any]:
 def _model_names(value: Any) -> Any:
     """Accepts one name or a list; repeats are dropped."""
     names = [value] if isinstance(value, str | Path) else value
-    if not isinstance(names, list | tuple):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | Path) for name in names):
         return names
     if not names:
         raise ValueError("no model is named: give a folder that ressa made, or several")
