@@ -265,6 +265,7 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "a pickled shard out of the folder": lambda model: pickled_shards(model, "../second.bin"),
     "a pickled shard that is missing": no_second_shard,
     "weights of another name": elsewhere,
+    "a link to somebody's file": lambda model: (model / "notes.txt").symlink_to("/etc/hostname"),
     "code of its own": own_code,
     "an adapter beside it": adapter,
     "a header of a terabyte": lambda model: (model / WEIGHTS).write_bytes(

@@ -49,7 +49,7 @@ def companions_folder(place: Path | str) -> Path:
 def check_companions(folder: Path) -> None:
     """Raises UsageError for a config or tokenizer file that is no JSON object, names a token by what is no number,
     or asks for pictures that no model sees: transformers passes some of that by, and of the rest it does not say
-    in which file it is."""
+    in which file it is. Likewise for a link that would bring a file of another place into the result."""
     for path in sorted({*folder.glob("*_config.json"), *folder.glob("tokenizer.json")}):
         found = _json_object(path)
         for key, value in found.items():
@@ -57,6 +57,18 @@ def check_companions(folder: Path) -> None:
                 raise UsageError(f"{path} has {key} {brief(value)}: make that the number of a token.")
         if path.name in OF_PICTURES:
             _check_numbers(path, found, MOST_OF_A_PICTURE)
+    for path in _files(folder):
+        if path.is_symlink() and not _is_a_models(path.resolve().parent, folder):
+            raise UsageError(
+                f"{path} is a link that leads out of the model's folder, and what it leads to would be copied into the "
+                "result: put the file itself there, or take the link out."
+            )
+
+
+def _is_a_models(place: Path, folder: Path) -> bool:
+    """Whether files at a place are a model's: of the folder itself, the hub's cache of it, or a folder like it."""
+    cache = folder.resolve().parent.parent / "blobs"  # beside snapshots/REVISION
+    return place.is_relative_to(folder.resolve()) or place == cache or (place / CONFIG).is_file()
 
 
 def _are_tokens(value: Any) -> bool:
@@ -86,7 +98,9 @@ def _json_object(path: Path) -> dict[str, Any]:
     """What a JSON file holds. Raises UsageError unless it is a file with a JSON object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): see to its rights.") from None
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UsageError(f"{path} is damaged (it has to be a JSON object): make or fetch it anew.")

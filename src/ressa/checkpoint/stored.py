@@ -1,5 +1,6 @@
 """The tensors of a checkpoint folder, read one by one; nothing is loaded that is not asked for."""
 
+import errno
 import json
 import os
 import re
@@ -162,8 +163,11 @@ class StoredTensors(Mapping[str, Tensor]):
             with safe_open(self.folder / name, "pt") as file:
                 yield file
         except (SafetensorError, FileNotFoundError) as error:
+            reason = str(error)
+            if (self.folder / name).is_file() and not os.access(self.folder / name, os.R_OK):
+                reason = os.strerror(errno.EACCES)  # of which safetensors says that there is no such file
             raise RunError(
-                f"{self.folder / name} cannot be read ({error}): make or fetch it anew."
+                f"{self.folder / name} cannot be read ({reason}): make or fetch it anew."
             ) from error
 
 
