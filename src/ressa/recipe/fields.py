@@ -41,7 +41,8 @@ def _model_names(value: Any) -> Any:
         return names
     if not names:
         raise ValueError("no model is named: give a folder that ressa made, or several")
-    return tuple(dict.fromkeys(path_text(name) for name in names))
+    paths = [path_text(name) for name in names]
+    return tuple(dict.fromkeys(paths)) if all(isinstance(path, str) for path in paths) else paths
 
 
 def _separated(value: Any) -> Any:
