@@ -70,6 +70,9 @@ def test_the_base_s_card_and_licence_are_kept(plain, tmp_path):
     assert (again / BASE_CARD).read_text() == OWN
     assert "pruned and repaired" in card_of(again).text
     assert card_of(again).data.license_name == "llama2"
+    # A result without a card of ressa's holds the base's.
+    (again / BASE_CARD).replace(again / CARD)
+    assert (saved(again, tmp_path / "late") / BASE_CARD).read_text() == OWN
 
 
 def test_a_licence_without_a_card_is_pointed_to(plain, tmp_path):

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ressa import __version__
-from ressa.checkpoint.manifest import DENSE, MANIFEST, Manifest
+from ressa.checkpoint.manifest import DENSE, Manifest
 from ressa.checkpoint.place import read_config
 from ressa.files import write_text
 from ressa.runtime.format import is_packed
@@ -29,11 +29,15 @@ PAPER = "https://arxiv.org/abs/2404.02424"
 TOWERS = ("vision", "connector", "language")
 
 
-def write_card(folder: Path, manifest: Manifest, *, after: Path | None = None) -> None:
-    """Write the card of a result. after: the folder of the model that it was made of; a card that lies in both is
-    that model's, and is kept as the base's unless ressa wrote it."""
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write the card of a result. One that lies there already is the base's and is kept as that, unless ressa wrote
+    it for the model that the result was made of."""
     card = folder / CARD
-    if card.is_file() and (after is None or not (after / MANIFEST).is_file()):
+    if (
+        card.is_file()
+        and not (folder / BASE_CARD).exists()
+        and _begin("use").encode() not in card.read_bytes()
+    ):
         card.replace(folder / BASE_CARD)
     write_text(card, f"---\n{_front_matter(folder, manifest)}\n---\n\n{_body(folder, manifest)}")
 
@@ -235,13 +239,17 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *rows))
 
 
+def _begin(name: str) -> str:
+    return f"<!-- ressa: {name} -->"
+
+
 def _section(name: str, body: str) -> str:
-    return f"<!-- ressa: {name} -->\n{body}\n<!-- ressa: end -->"
+    return f"{_begin(name)}\n{body}\n<!-- ressa: end -->"
 
 
 def _with_section(text: str, name: str, body: str) -> str:
     """The text with a section written anew; at its end where it has none."""
-    found = re.compile(rf"<!-- ressa: {name} -->\n.*?<!-- ressa: end -->", re.DOTALL)
+    found = re.compile(rf"{_begin(name)}\n.*?<!-- ressa: end -->", re.DOTALL)
     section = _section(name, body)
     if found.search(text):
         return found.sub(lambda _: section, text, count=1)

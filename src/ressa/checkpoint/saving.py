@@ -54,7 +54,7 @@ def save(
         found = {"prunable": anatomy.prunable(), "outside": list(anatomy.outside)}
         manifest = manifest.model_copy(update={"layers": layers, "towers": towers, "spent": spent, **found})
         write_manifest(work, manifest, masks)
-        write_card(work, manifest, after=vlm.folder)
+        write_card(work, manifest)
     return manifest
 
 
