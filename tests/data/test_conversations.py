@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from zoo.processed import processed
 
 from ressa.data.batcher import IGNORED, Batcher
 from ressa.data.checking import readable
@@ -245,3 +246,15 @@ def test_a_conversation_that_is_too_long_ends_earlier():
         UsageError, match=r"sample single: has .* tokens with its image, and the model reads 256"
     ):
         faults.settle()
+
+
+@pytest.mark.parametrize("family", ["idefics3", "gemma3", "janus", "llava_next"])
+def test_families_of_every_layout_of_pixels_read_text_one_and_two_pictures_in_one_batch(family):
+    """A row of pixels a sample (Idefics 3), a picture (Gemma 3), or some a picture (LLaVA-Next)."""
+    model, processor = processed(family)
+    model, batcher = model.float().eval(), Batcher(processor, model.config)
+    seeing = Sample(BLUE, "what is in the picture ?", "dog", "seeing")
+    for samples in ([TEXT, seeing, TEXT], [TWO, seeing]):
+        together = target_log_likelihoods(model, batcher.training(samples))
+        alone = torch.cat([target_log_likelihoods(model, batcher.training([each])) for each in samples])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
