@@ -481,3 +481,13 @@ def test_where_the_json_cannot_go_is_told_before_the_work(ressa, world, tmp_path
     assert "cannot be written" in said.sentence
     assert "GQA" not in said.err
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--json"], ["--json", "-"], ["--json", "/dev/stdout"], ["--json=/dev/stdout"]]
+)
+def test_json_on_standard_output_is_all_that_stands_there(ressa, pruned, words):
+    said = ressa("inspect", pruned, *words)
+    assert said.status == 0
+    assert json.loads(said.out)["towers"]
+    assert ressa("inspect", pruned, "--json=").status == 2

@@ -29,9 +29,8 @@ def _try_target(json_target: str | None) -> None:
     from ressa.files import check_writable
 
     if not json_target or Path(json_target).is_dir():
-        raise UsageError(
-            f"{json_target or 'Nothing'} is no file: give --json the name of one that ends in .json."
-        )
+        what = f"{json_target} is a folder" if json_target else "An empty name is no file's"
+        raise UsageError(f"{what}: give --json the name of a file that ends in .json.")
     check_writable(json_target)
 
 
