@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from repairing.tiny import pruned_pair, samples, without_dropout
 

@@ -92,6 +92,18 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, device):
     assert_same(run_repair(options), json.loads((tmp_path / "two.json").read_text()))
 
 
+@pytest.mark.parametrize("family", ["blip", "colpali"])
+def test_two_processes_repair_a_dual_encoder_whose_step_takes_several_forwards(tmp_path, family):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    options = {"family": family, "batch_size": 4, "steps": 2, "objective": "both", "teacher": "shared"}
+    done = run(tmp_path / "two.json", *launcher, **options)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "two.json").read_text())
+    assert made["kept"]
+    assert len(made["history"]) == 2
+    assert ("itm_loss" in made["history"][0]) == (family == "blip")
+
+
 @on_each_device
 def test_two_sharded_processes_equal_one_with_the_same_global_batch(tmp_path, device):
     """FSDP2 by the accelerate config that the documentation shows; the teacher is the sharded student's own."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from data.vlms import VLMS
+from dual.models import DUAL
 from PIL import Image
 
 from ressa.anatomy import find_anatomy
@@ -46,7 +47,7 @@ def pruned_pair(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, processor = VLMS[family]()
+        model, processor = (VLMS | DUAL)[family]()
     model = model.to(dtype)
     dense = TinyVlm(copy.deepcopy(model), processor)
     anatomy = find_anatomy(model)

@@ -81,7 +81,8 @@ class PairObjective:
             errors = [self.embeddings(each, goal, count) for each, goal in both]
             parts["embedding_loss"] = (config.embedding_weight, torch.stack(errors).mean())
         if encoder.switch is not None:
-            parts |= self._matching(student, teacher, inputs, logits.detach(), count)
+            seen = logits.sum() if student is not network else None
+            parts |= self._matching(student, teacher, inputs, logits.detach(), count, seen)
         return parts
 
     def _matching(
@@ -91,7 +92,13 @@ class PairObjective:
         inputs: dict[str, Any],
         logits: Tensor,
         count: Tensor,
+        seen: Tensor | None,
     ) -> Losses:
+        """The losses of the ITM head.
+
+        logits: of all pairs, without gradients. seen: what the forward before gave, where DDP wraps the student: it
+        takes for used what stands behind the last forward, so that this has to.
+        """
         rows, matches = matching_rows(logits, inputs["negatives"])
         batch = {name: value[rows[name == "pixel_values"]] for name, value in inputs["both"].items()}
         batch[str(self.encoder.switch)] = torch.tensor(True)
@@ -99,6 +106,8 @@ class PairObjective:
         if teacher is not None and self.config.logit_weight:
             known = matching_logits(teacher(batch))
             torch.clear_autocast_cache()
+        if seen is not None:
+            batch["pixel_values"] = batch["pixel_values"] + 0 * seen
         found = matching_logits(student(**batch))
         count = 3 * count  # of each pair, two are made that do not match
         parts: Losses = {}
