@@ -19,8 +19,6 @@ from ressa.errors import UsageError
 
 PROBE = "giraffe"  # a question that no template asks of its own accord
 MEND_TEMPLATE = "mend it, or take it out of the model's folder to ask without one"
-# Of a processor, of what it cannot read.
-REFUSALS = (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
 
 
 class Text:
@@ -139,7 +137,7 @@ class Text:
         alone, and their processors make labels of a text, or nothing."""
         try:
             return "input_ids" in self.processor(images=[_blank()], text=["a"], return_tensors="pt")
-        except REFUSALS:  # it wants a placeholder, so it reads what stands around it
+        except Exception:  # whatever it says, it wants something else of a text, so it reads texts
             return True
 
     @cached_property
@@ -152,7 +150,7 @@ class Text:
         """Whether the processor makes something of pictures in this form."""
         try:
             self.processor(images=images, text=[f"{self.image_token or ''}a"], return_tensors="pt")
-        except REFUSALS:
+        except Exception:  # processors say in many ways that they take something else
             return False
         return True
 
@@ -203,7 +201,13 @@ class Text:
         """How many image tokens the processor makes of a text and blank images; 0 where it refuses."""
         try:
             ids = self.process([[_blank() for _ in range(pictures)]], [text])["input_ids"]
-        except REFUSALS:  # it wants a placeholder, or fails
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            RuntimeError,
+        ):  # it wants a placeholder, or fails
             return 0
         return int((ids == self.image_token_id).sum())
 
