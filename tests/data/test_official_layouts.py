@@ -53,6 +53,12 @@ def test_of_two_years_that_one_counts_whose_pictures_are_there(tmp_path):
     assert len(DatasetFolder(tmp_path).samples("caption", "train")) == 2
 
 
+def test_pictures_may_lie_in_both_years_folders(tmp_path):
+    official.coco(tmp_path, {"val2017": range(2), "train2014": range(2, 3), "val2014": range(3, 4)})
+    official.aokvqa(tmp_path, {"val": range(4)})
+    assert heights(DatasetFolder(tmp_path).samples("aokvqa", "val")) == [0, 1, 2, 3]
+
+
 def test_annotations_without_their_pictures_are_told(tmp_path):
     import shutil
 

@@ -54,15 +54,14 @@ def check_folder(folder: str, *, pictures: bool, follow_links: bool) -> Outcome:
     found = audit(folder, pictures=pictures, follow_links=follow_links)
     rows = tuple(
         (
-            f"{report.part.name}, {report.part.split}",
-            report.part.task,
+            f"{report.part.task}, {report.part.own or report.part.split}",
             f"{report.samples:,}",
             f"{len(report.pictures):,}",
             *(f"{count:,}" if count else "–" for count in (report.missing, report.unreadable, report.bad)),
         )
         for report in found.parts
     )
-    columns = ("dataset, split", "task", "samples", "pictures", "missing", "damaged", "bad")
+    columns = ("task, split", "samples", "pictures", "missing", "damaged", "bad")
     tables = [Table(str(found.path), columns, rows)] if rows else []
     lines = [*_faults(found), *_leaks(found)]
     if pictures and found.parts:

@@ -121,7 +121,10 @@ class DatasetFolder:
         if not found:
             return None
         order = _tasks(task)
-        return min(found, key=lambda part: (order.index(part.task), not part.ready, part.split != split))
+        return min(
+            found,
+            key=lambda part: (order.index(part.task), not part.ready, not part.at_home, part.split != split),
+        )
 
     def missing(self, tasks: Sequence[str], split: str) -> str:
         """One sentence for tasks that are not there in a split."""

@@ -21,7 +21,7 @@ from ressa.data.sample import StoredPicture
 SIDE = 16
 BITS = 20  # of 256 may differ
 MEAN, MOST = 4.0, 32  # of 255, by which thumbnails may differ
-CONTRAST = 6.0  # of 255: the least standard deviation of a picture's thumbnail
+CONTRAST = 6.0  # of 255: the least standard deviation of some colour of a picture's thumbnail
 CROWDED = 200  # pictures that share 16 bits of their hash by chance: these bits tell nothing
 
 How = Literal["same bytes", "same picture"]
@@ -37,7 +37,7 @@ class Look:
 
     @property
     def flat(self) -> bool:
-        return bool(self.thumbnail.std() < CONTRAST)
+        return bool(self.thumbnail.std(axis=(0, 1)).max() < CONTRAST)
 
 
 def look_at(picture: StoredPicture) -> Look:

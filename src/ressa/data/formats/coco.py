@@ -41,7 +41,7 @@ def find(tree: Tree) -> Iterator[Part]:
 
 
 def folders_of(own: str) -> tuple[tuple[str, ...], ...]:
-    """Where COCO's pictures of such a split (val2014) are: in their folder, or else in those of the other year.
+    """Where COCO's pictures of such a split (val2014) are: in their folder, and else in those of the other year.
 
     The same pictures were split differently in 2014 and 2017; each is known by its number.
     """
@@ -50,7 +50,7 @@ def folders_of(own: str) -> tuple[tuple[str, ...], ...]:
         if own.endswith(("2014", "2015"))
         else ("train2014", "val2014", "test2014")
     )
-    return (own,), others
+    return ((own, *others),)
 
 
 def _read(reading: Reading, part: Part) -> Sequence[CaptionedImage]:

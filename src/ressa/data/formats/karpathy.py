@@ -28,7 +28,7 @@ def find(tree: Tree) -> Iterator[Part]:
     for file in tree.files(".json"):
         if file.name in _SETS:
             task, name, folders = _SETS[file.name]
-            groups = FLICKR if task == "flickr30k" else (folders, ("train2017", "val2017"))
+            groups = FLICKR if task == "flickr30k" else ((*folders, "train2017", "val2017"),)
             images = tree.pictures(file, *groups)
             for split in ("train", "val", "test"):
                 yield Part(task, split, name, (file,), _read, images, " and ".join(folders))

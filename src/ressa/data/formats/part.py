@@ -100,6 +100,11 @@ class Part:
         """Whether there are pictures."""
         return bool(self.images) or not self.wanted
 
+    @cached_property
+    def at_home(self) -> bool:
+        """Whether its pictures are in their own folder, and not in those of COCO's other year, say."""
+        return any(folder.name == self.wanted for folder in self.images)
+
     def samples(self, reading: Reading) -> Sequence[Any]:
         """Its samples. Raises UsageError where its pictures are missing."""
         if not self.ready:
