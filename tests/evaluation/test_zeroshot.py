@@ -81,6 +81,7 @@ def test_the_nearest_class_is_the_prediction(folder, templates):
     each = torch.stack([right[own == number].mean() for number in range(len(CLASSES))])
     assert result["mean per class"] == pytest.approx(100 * each.mean().item())
     assert (result["n"], result["classes"], result["scoring"]) == (13, 7, "embeddings")
+    assert result["by_class"]["tree"]["n"] == 1
 
 
 @pytest.mark.parametrize("name", ["siglip", "blip", "colpali"])

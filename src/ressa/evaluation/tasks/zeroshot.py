@@ -74,7 +74,7 @@ class ZeroShot(Task):
             "scoring": predictions[0]["scoring"],
             "n": len(samples),
             "classes": len(samples[0].classes),
-            "kinds": kinds,
+            "by_class": kinds,
         }
 
     def accepts(self, prediction: Any, sample: LabelledImage) -> bool:
