@@ -24,7 +24,7 @@ from ressa.report import Table
 from ressa.report.pareto import pareto_figure
 
 MODELS = ("embedded", "embedded-llava")
-METHODS = ("random", "magnitude", "wanda", "dsnot", "sparsegpt")
+METHODS = ("magnitude", "wanda", "dsnot", "sparsegpt")
 START = "wanda"
 CALIBRATION = 128
 TASKS = ("vqa", "okvqa", "gqa")
@@ -51,7 +51,6 @@ TITLES = {
     "lora_remask": "LoRA + KD, masked again",
     "masked_finetune": "masked fine-tuning + KD",
     "reconstruct + sparse_lora": "reconstruction, then SparseLoRA + KD",
-    "random": "random",
     "magnitude": "magnitude",
     "wanda": "Wanda",
     "dsnot": "DSnoT from Wanda",
@@ -124,7 +123,7 @@ class Study:
         for name in METHODS:
             if name in only:
                 found = self.stage(name, prune[name], keep=name == START)
-                samples = 0 if name in ("random", "magnitude") else CALIBRATION
+                samples = 0 if name == "magnitude" else CALIBRATION
                 rows.append({"name": name, "kind": "method", **_cost(found), "samples": samples})
                 rows[-1] |= {"score": brought(found), "recovered": None}
         pruned = str(self.folder / "models" / f"{self.model}-{START}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ressa.report.figures import COLOURS, _save
 
@@ -35,12 +36,18 @@ def pareto_figure(panels: Mapping[str, Sequence[Point]], path: str | Path, title
             own = [point for point in points if point[3] == kind]
             colour = COLOURS[(index + 1) % len(COLOURS)]
             axes.scatter([x for x, *_ in own], [y for _, y, *_ in own], color=colour, label=kind, zorder=2)
-        for seconds, score, label, _ in points:
-            axes.annotate(label, (seconds, score), (4, -9), textcoords="offset points", fontsize=7.5)
+        span = max(y for _, y, *_ in points) - min(y for _, y, *_ in points)
+        for index, (x, y, label, _) in enumerate(points):
+            near = sum(abs(y - b) < 0.04 * span and 0.7 < x / a < 1.4 for a, b, *_ in points[:index])
+            axes.annotate(label, (x, y), (4, 11 * near - 9), textcoords="offset points", fontsize=7.5)
         axes.set_xscale("log")
         axes.set_xlabel("processor seconds")
         axes.set_title(name, fontsize=11)
-        axes.margins(x=0.25)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=8)
+        axes.margins(x=0.35, y=0.1)
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False, loc="lower right")
