@@ -9,6 +9,7 @@ from ressa.report.table import NOTHING, Table, shown, task_title
 PARTS = (
     *("recall", "precision", "f1", "yes_ratio", "BLEU-4", "METEOR", "SPICE"),
     *("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10"),
+    *("top-5", "mean per class"),
 )
 """What a task may tell besides its score."""
 
