@@ -2,7 +2,7 @@
 # What docs/results.md and benchmarks/results take from a GPU, one after the other.
 #
 #   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning command processes repair7b devices
-#                                               runtime runtime_kernels methods repairs ablations
+#                                               runtime runtime_kernels methods repairs ablations seeing
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
 #
 # `methods`, `repairs` and `ablations` run JOBS cells at a time; with CUDA's multi-process service
@@ -41,6 +41,7 @@ for step in "$@"; do
     devices) $PYTHON benchmarks/devices.py --output "$OUT/devices.json" ;;
     runtime) $PYTHON benchmarks/runtime.py --output "$OUT/runtime.json" ;;
     runtime_kernels) $PYTHON benchmarks/runtime_kernels.py --output "$OUT/runtime_kernels.json" ;;
+    seeing) $PYTHON benchmarks/seeing.py $MODELS -o "$OUT/seeing" --repair default --looks 60 --images 100 ;;
     methods) compare methods ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
