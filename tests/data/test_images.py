@@ -56,6 +56,14 @@ def test_a_picture_is_refused_with_its_name_and_the_reason(tmp_path):
     assert "is a folder, a pipe or a device" in refusal(tmp_path / "folder.png")
 
 
+def test_the_place_of_a_picture_may_be_text(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("RGB", (3, 2), "red").save(path)
+    sample = Sample((str(path), path), "")
+    assert sample.images == (path, path)
+    assert [image.size for image in ImageCache().load([sample])[0]] == [(3, 2), (3, 2)]
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
 def test_a_picture_that_was_cut_short_is_refused(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"

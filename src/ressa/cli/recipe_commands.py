@@ -138,7 +138,7 @@ def run(
     \b
     Example:
       ressa run prune-and-repair.yaml
-      ressa run recipes/prune.yaml --set method=wanda --set pattern=2:4 --dry-run
+      ressa run recipes/wanda.yaml --set model=embedded --set pattern=2:4 --dry-run
     """
     recipes = read_recipes(recipe, _given(given or ()))
     estimate_recipes(recipes, json_target) if dry_run else run_recipes(recipes, force, json_target)

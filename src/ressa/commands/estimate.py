@@ -92,6 +92,10 @@ def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outco
         f"{len(found)} steps; {_size(written)} written in all.",
         f"About {_duration(total)} on this device{_on_h100(on_h100)}, within a factor of two or so.",
     ]
+    if any(isinstance(recipe, EvaluateRecipe) and not recipe.limit for recipe in recipes):
+        lines.append(
+            f"Of evaluations without a limit that is the time of {PROMPTS:,} prompts a task; all there are is asked."
+        )
     plain = [replace(outcome, tables=[], lines=[]) for outcome in found]
     plain[0] = replace(plain[0], tables=[table])
     plain[-1] = replace(plain[-1], lines=lines)
@@ -220,7 +224,7 @@ def _evaluation(recipe: EvaluateRecipe, sight: Foresight) -> Outcome:
         if recipe.limit
         else [f"All there are is asked; time and tokens are those of {PROMPTS:,} of each task."]
     )
-    return _outcome(recipe, table, unknown, found, ",".join(recipe.tasks))
+    return _outcome(recipe, table, unknown, found, ", ".join(recipe.tasks))
 
 
 def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:

@@ -21,7 +21,7 @@ def show_recipe(place: str) -> Outcome:
     if not recipes:
         raise UsageError(
             f"{place} does not say by which recipe it was made: give a result folder, a demo's or a sweep's, or the "
-            "JSON file of an evaluation."
+            "JSON file of an evaluation or a report."
         )
     text = "---\n".join(map(to_yaml, recipes))
     return Outcome({"model": place, "recipes": [*_plain(recipes)]}, lines=[text.rstrip("\n")])

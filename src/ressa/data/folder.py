@@ -131,9 +131,10 @@ class DatasetFolder:
         splits = sorted({each for task in tasks for each in self.splits(task)})
         what = tasks[0] if len(tasks) == 1 else f"{', '.join(tasks[:-1])} or {tasks[-1]}"
         if splits:
-            asked = f"choose another split than {split!r}" if split != AUTO else "name a split"
+            where = "to do this on" if split == AUTO else f"in the split {split!r}"
+            asked = "name a split with --split" if split == AUTO else "choose another split"
             return (
-                f"{self.path} has no {what} in the split {split!r}: {asked} (there is {' and '.join(splits)}), or "
+                f"{self.path} has no {what} {where}: {asked} (there is {' and '.join(splits)}), or "
                 "add it (docs/data.md)."
             )
         there = self.tasks()

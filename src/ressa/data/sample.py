@@ -22,12 +22,12 @@ class Sample:
     """Pictures and a prompt; `target` is the text to learn (None when the sample is only asked).
 
     `image` is one picture, a tuple of several (for models that take several) or None (text alone). A picture is a
-    path or a `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within its dataset,
-    `split` is the dataset's. `earlier` are the turns of the conversation before `prompt`; their answers are learned,
-    too, where there is a target. Without a picture and without a prompt, `target` is plain text.
+    path (text is one) or a `PackedPicture` (opened when it is needed) or a PIL image. `id` names the sample within
+    its dataset, `split` is the dataset's. `earlier` are the turns of the conversation before `prompt`; their answers
+    are learned, too, where there is a target. Without a picture and without a prompt, `target` is plain text.
     """
 
-    image: Picture | tuple[Picture, ...] | None
+    image: str | Picture | tuple[str | Picture, ...] | None
     prompt: str
     target: str | None = None
     id: str = ""
@@ -39,7 +39,8 @@ class Sample:
         """Its pictures, in order; none where it is text alone."""
         if self.image is None:
             return ()
-        return self.image if isinstance(self.image, tuple) else (self.image,)
+        given = self.image if isinstance(self.image, tuple) else (self.image,)
+        return tuple(Path(picture) if isinstance(picture, str) else picture for picture in given)
 
     @property
     def plain(self) -> bool:

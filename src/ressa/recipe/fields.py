@@ -180,7 +180,11 @@ Packed = Annotated[
 ]
 BatchSize = Annotated[Positive, Field(description="How many run at a time.")]
 
-Method = Annotated[str, AfterValidator(_known_method), Field(description="How weights are scored.")]
+Method = Annotated[
+    str,
+    AfterValidator(_known_method),
+    Field(description="How weights are scored: random, magnitude, wanda, sparsegpt or dsnot."),
+]
 # These read the recipe's `method`, a field that stands before them; where it is wrong, it alone is named.
 MethodOptions = Annotated[
     dict[str, Any], AfterValidator(_known_options), Field(description="An option of the method.")

@@ -30,7 +30,9 @@ class Table:
         """The table as rich draws it in a terminal."""
         table = rich.table.Table(title=self.title or None, title_justify="left")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+            table.add_column(
+                column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold"
+            )
         for index, row in enumerate(self.rows):
             table.add_row(*row, end_section=index in self.sections)
         return table
