@@ -35,7 +35,7 @@ def test_help_shows_an_example(ressa, command):
 @pytest.mark.parametrize("command", RECIPES)
 def test_every_key_of_a_recipe_is_an_option(ressa, command):
     text = ressa(command, "--help").out
-    hidden = {"command", "model", "options"} | ({"output"} if command == "evaluate" else set())
+    hidden = {"command", "model", "models", "options"} | ({"output"} if command == "evaluate" else set())
     for name in set(RECIPES[command].model_fields) - hidden:
         assert f"--{name.replace('_', '-')} " in text
 

@@ -61,6 +61,8 @@ def test_scores_on_a_card(made, world, ressa):
     card = ModelCard((made / "repaired" / "README.md").read_text())
     assert "|  | dense | repaired |" in card.text
     assert {each.dataset_type for each in card.data.eval_results} == {"vqa", "gqa"}
+    assert {each.dataset_split for each in card.data.eval_results} == {"test"}
+    assert "(split test, limit 2, pool 200)" in card.text
     said = ressa("evaluate", "runs/pruned", *where[:-1], 1, "--card", "runs/repaired", "--json")
     assert "another way" in said.err
     assert "recipe" in json.loads(said.out)

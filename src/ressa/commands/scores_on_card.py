@@ -13,6 +13,13 @@ from ressa.report import comparison_table
 from ressa.warned import warn
 
 NAMES = ("dense", "pruned", "repaired")
+SHOWN = (
+    "tasks",
+    "average",
+    "sparsity",
+    "splits",
+    "recipe",
+)  # what of a result is kept; a harness names no splits
 # The hub's names for what is asked of a model.
 ON_HUB = {"caption": "image-to-text", "vqa": "visual-question-answering"}
 
@@ -39,12 +46,12 @@ def put_scores(folder: Path, result: Mapping[str, Any]) -> None:
             warn(
                 f"The scores of the {dropped[0]} model on the card of {folder} were found in another way: they go."
             )
-        kept = {**alike, name: {key: result[key] for key in ("tasks", "average", "sparsity", "recipe")}}
+        kept = {**alike, name: {key: result[key] for key in SHOWN if key in result}}
         results = {each: kept[each] for each in NAMES if each in kept}
         if results == known:
             return
         own = results.get(read_manifest(folder).kind, {})
-        add_scores(folder, comparison_table(results).markdown(), _on_hub(own), [_said(result["recipe"])])
+        add_scores(folder, comparison_table(results).markdown(), _on_hub(own), [_said(result)])
         write_json(folder / SCORES, results)  # last, so that what was cut short is done again
 
 
@@ -52,13 +59,17 @@ def _how(result: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result["recipe"].items() if key not in ("model", "batch_size")}
 
 
-def _said(recipe: Mapping[str, Any]) -> str:
+def _said(result: Mapping[str, Any]) -> str:
     """What the scores were found on, and how."""
+    recipe = result["recipe"]
     if recipe.get("harness"):
         some = f", {recipe['limit']} documents each" if recipe.get("limit") else ""
         return f"By {recipe['harness']}, as it counts ({', '.join(recipe['harness_tasks'])}{some})."
-    asked = {
-        key: recipe.get(key) for key in ("split", "limit", "pool", "beams") if recipe.get(key) is not None
+    splits = result["splits"]
+    one = set(splits.values())
+    split = one.pop() if len(one) == 1 else " and ".join(f"{name} {its}" for name, its in splits.items())
+    asked = {"split": split} | {
+        key: recipe.get(key) for key in ("limit", "pool", "beams") if recipe.get(key) is not None
     }
     said = ", ".join(f"{key} {value}" for key, value in asked.items())
     return f"`ressa evaluate` on {_data(recipe)} ({said})."
@@ -75,7 +86,7 @@ def _on_hub(result: Mapping[str, Any]) -> list[EvalResult]:
             task_type=next((kind for task, kind in ON_HUB.items() if task in name), "image-text-to-text"),
             dataset_type=name,
             dataset_name=name if result["recipe"].get("harness") else f"{name} of {_data(result['recipe'])}",
-            dataset_split=None if result["recipe"].get("harness") else result["recipe"].get("split"),
+            dataset_split=result.get("splits", {}).get(name),
             metric_type=score.get("metric") or "accuracy",
             metric_value=round(score["score"], score.get("digits", 2)),
         )
