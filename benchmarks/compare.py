@@ -383,10 +383,10 @@ def csv_of(study: Study, cells: Sequence[Cell], dense: Mapping[str, Any]) -> str
         shares = (*scores(point).values(), point["average"], relative(scores(point), scores(dense)))
         zeros = (point["sparsity"].get(tower, 0.0) for tower in ("vision", "language"))
         seconds = (point.get("prune_seconds", ""), point.get("repair_seconds", ""))
-        text = round(point["perplexity"], 3) if "perplexity" in point else ""
+        read = round(point["perplexity"], 3) if "perplexity" in point else ""
         named = (study.model, cell.method, cell.pattern, cell.repair, cell.seed)
         writer.writerow(
-            (*named, *(round(s, 2) for s in shares), *(round(z, 4) for z in zeros), *seconds, text)
+            (*named, *(round(s, 2) for s in shares), *(round(z, 4) for z in zeros), *seconds, read)
         )
     return text.getvalue()
 

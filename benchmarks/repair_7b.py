@@ -30,6 +30,7 @@ from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
 from ressa.repairing.reconstruction import batch_size, reconstruct
 from ressa.repairing.student import finish_student, make_student
+from ressa.repairing.token_objective import TokenObjective
 from ressa.repairing.training import Samples, train
 from ressa.repairing.weights import mask_weights, weight_of
 from ressa.sparsity import parse_pattern
@@ -183,7 +184,8 @@ def measure_training(
     begun = time.perf_counter()
     with lean_forward(model):
         student = make_student(model, masks, anatomy, config, dense_weights=False)
-        curve = train(student, dense, anatomy, samples, loader, config)  # type: ignore[arg-type]
+        objective = TokenObjective(loader, config)  # type: ignore[arg-type]
+        curve = train(student, dense, anatomy, samples, objective, config)
         finish_student(student, masks, config)
     synchronize(device.type)
     seconds = time.perf_counter() - begun

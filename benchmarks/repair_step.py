@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from ressa.repairing import sparse_lora_layer
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
 from ressa.repairing.student import make_student
+from ressa.repairing.token_objective import TokenObjective
 from ressa.repairing.training import Samples, train
 from ressa.repairing.weights import mask_weights, weight_of
 from ressa.sparsity.mask import unpack_mask
@@ -164,6 +166,7 @@ class OneBatch:
     def __init__(self, batch: dict[str, Tensor], encoder_decoder: bool, device: str) -> None:
         self.batch = batch
         self.encoder_decoder = encoder_decoder
+        self.text = SimpleNamespace(end=None)  # no targets are made, so nothing ends them
         self.device = device
         self.times: list[float] = []
 
@@ -224,7 +227,8 @@ def measure(
     samples = Samples([None] * (shape.batch * (steps + WARM_UP)))  # type: ignore[list-item]
     forms: Callable[[], Any] = naive_layers if form == "naive SparseLoRA" else nullcontext
     with forms(), lean_forward(model):
-        curve = train(student, teacher, anatomy, samples, loader, config)  # type: ignore[arg-type]
+        objective = TokenObjective(loader, config)  # type: ignore[arg-type]
+        curve = train(student, teacher, anatomy, samples, objective, config)
     seconds = [end - start for start, end in zip(loader.times, loader.times[1:], strict=False)][WARM_UP - 1 :]
     found: dict[str, Any] = {"seconds": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
     found["tokens_per_s"] = shape.tokens / found["seconds"]
