@@ -207,6 +207,6 @@ def test_gqa_may_have_its_pictures_apart(folder):
 def test_a_split_that_is_missing_is_told_with_those_that_are_there(folder):
     write(folder / "captions_train.json", {"images": [], "annotations": []})
     with pytest.raises(
-        UsageError, match=r"has no caption in the split 'val': .*'val' \(there is test and train\)"
+        UsageError, match=r"has no caption in the split 'val': .* \(there is test and train\)"
     ):
         DatasetFolder(folder).samples("caption", "val")

@@ -53,8 +53,8 @@ def serving() -> Iterator[Server]:
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
+            state.sent += len(body)  # before anyone can have read it all
             self.wfile.write(body)
-            state.sent += len(body)
 
         def _part(self, content: bytes, asked: str, most: int | None = None, tag: str = '"one"') -> None:
             """An honest answer, of at most so many bytes; If-Range is obeyed."""
