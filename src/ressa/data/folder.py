@@ -98,6 +98,19 @@ class DatasetFolder:
         }
         return next((each for each, part in there.items() if part.ready), next(iter(there), None))
 
+    def vqa(self, split: str) -> Sequence[Any]:
+        """VQAv2's questions, `samples` by the name of a task; likewise `okvqa`, `gqa` and `captions`."""
+        return self.samples("vqa", split)
+
+    def okvqa(self, split: str) -> Sequence[Any]:
+        return self.samples("okvqa", split)
+
+    def gqa(self, split: str) -> Sequence[Any]:
+        return self.samples("gqa", split)
+
+    def captions(self, split: str) -> Sequence[Any]:
+        return self.samples("caption", split)
+
     def samples(self, task: str, split: str) -> Sequence[Any]:
         """The samples of a task in a split: Questions, CaptionedImages or conversations, in file order.
 
