@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, nvrtc, tuning, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks, StreamedWeight
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
 from ressa.runtime.packing import pack
 
-PREPARED = {"2:4": Blocks24, "2:4 in FP8": Fp8Blocks24, "streams": StreamedWeight}
-PATTERNS = "2:4,2:4 in FP8,0.5,0.5 streams,0.7,0.7 streams"
+PREPARED = {"2:4": Blocks24, "2:4 in FP8": Fp8Blocks24}
+PATTERNS = "2:4,2:4 in FP8,0.5,0.7"
 SHAPES = "4096x4096,11008x4096,4096x11008,14336x4096"
 
 
@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", default=SHAPES, help="out x in, separated by commas")
-    parser.add_argument("--patterns", default=PATTERNS, help="2:4, or the share of zeros, with a layout")
+    parser.add_argument("--patterns", default=PATTERNS, help="2:4, 2:4 in FP8, or the share of zeros")
     parser.add_argument("--tokens", default="1,2,4,8,16,32,64,1024,4096", help="for 2:4")
     parser.add_argument("--any-tokens", default="1,2,4,8,16,32", help="for weights of any pattern")
     parser.add_argument("--layers", type=int, default=24)
@@ -93,7 +93,7 @@ def main() -> None:
                 few = [count for count in options.tokens.split(",") if int(count) <= variants.MOST_TOKENS]
                 tokens_text = options.tokens if name == "2:4" else ",".join(few)
             packed = pack(dense.masked_fill(~mask, 0.0), mask)
-            first = PREPARED.get(name if "2:4" in name else name.partition(" ")[2], SplitBlocks)(packed)
+            first = PREPARED.get(name, SplitBlocks)(packed)
             layers = [first] + [tuning.copy(first) for _ in range(options.layers - 1)]
             for tokens in map(int, tokens_text.split(",")):
                 cold = layers if tokens <= variants.MOST_TOKENS else layers[:6]
@@ -129,7 +129,7 @@ def random_mask(pattern: str, rows: int, columns: int) -> Tensor:
     """bool (rows, columns), True where a weight is kept."""
     if "2:4" in pattern:
         return torch.rand(rows, columns // 4, 4, device="cuda").argsort(2).lt(2).view(rows, columns)
-    return torch.rand(rows, columns, device="cuda") >= float(pattern.partition(" ")[0])
+    return torch.rand(rows, columns, device="cuda") >= float(pattern)
 
 
 def times(calls: list[Callable[[], object]], eager: bool) -> tuple[float, float]:
@@ -209,8 +209,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         tokens = sorted({row["tokens"] for row in mine})
         ratios = [[row["speedup"] for row in mine if row["tokens"] == count] for count in tokens]
         means = [exp(sum(map(log, values)) / len(values)) for values in ratios]
-        share, _, layout = pattern.partition(" ")
-        name = pattern if ":" in pattern else f"{float(share):.0%} of any pattern {layout}".rstrip()
+        name = pattern if ":" in pattern else f"{float(pattern):.0%} of any pattern"
         (line_,) = axes.plot(tokens, means, marker="o", label=name)
         axes.fill_between(
             tokens, [min(v) for v in ratios], [max(v) for v in ratios], color=line_.get_color(), alpha=0.15
@@ -227,15 +226,7 @@ def compile_all(dtype: torch.dtype) -> None:
     """Every variant at once, on all cores."""
     bf16 = {"BF16": int(dtype == torch.bfloat16)}
     limit = driver.shared_limit(0)
-    limits = (30_000, 21_000)  # bytes of the longest record at 50 and 70 % sparsity
-    programs = {
-        ("streams", tuple(v.macros(v.x_room(tokens, columns, bytes_, limit)).items()))
-        for tokens in (8, 16, 32)
-        for columns in (4096, 11008)
-        for bytes_ in limits
-        for v in variants.candidates(variants.Streams, tokens, columns, bytes_, limit)
-    }
-    programs |= {("prefill24", tuple(v.macros().items())) for v in variants.prefill24_candidates()}
+    programs = {("prefill24", tuple(v.macros().items())) for v in variants.prefill24_candidates()}
     for tokens in (8, 16, 32, 64):
         for columns in (4096, 11008):
             for bytes_, few in (

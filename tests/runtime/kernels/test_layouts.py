@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mma_emulation import sparse_product
 from runtime_cases import SHAPES, mask_24, mask_any, packed
 
-from ressa.runtime.kernels import layout24, sparse24, split, streams
+from ressa.runtime.kernels import layout24, sparse24, split
 from ressa.runtime.packing import PackedWeight
 
 SMALL = [shape for shape in SHAPES if shape[0] * shape[1] <= 64 * 512]
@@ -86,37 +86,6 @@ def test_blocks_and_the_rest_multiply_as_the_weight_does(shape, sparsity):
     np.testing.assert_allclose(y[:, : shape[0]], x @ dense.double().numpy().T, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", SMALL, ids=str)
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 1.0])
-def test_streams_multiply_as_the_weight_does(shape, sparsity):
-    torch.manual_seed(0)
-    mask = mask_any(*shape, sparsity)
-    dense = packed(mask, torch.float16).dense()
-    made = streams.to_streams(dense, mask)
-    x = np.random.default_rng(0).standard_normal((8, shape[1]))
-    high, wide = -(-shape[0] // 32), -(-shape[1] // (64 * streams.BLOCKS))
-    y, x_padded = np.zeros((8, high * 32)), padded(x, wide * 64 * streams.BLOCKS)
-    last_two = np.full(32, 0xEEEEEEEE)
-    for row, record in np.ndindex(high, wide):
-        begin, end = (int(offset) for offset in made.offsets[row * wide + record :][:2])
-        content = made.records[begin:end]
-        masks = as_words(content[: streams.BLOCKS])
-        metadata = as_words(content[streams.BLOCKS : streams.HEAD]).reshape(streams.BLOCKS, 32, 2)
-        places = np.full(32, streams.HEAD)
-        for block, step, tile in np.ndindex(streams.BLOCKS, 2, 2):
-            part = x_padded[:, (record * streams.BLOCKS + block) * 64 + step * 32 :][:, :32].T
-            for which, words in enumerate((metadata[block, :, step], last_two)):
-                groups = np.zeros((32, 4, 2))
-                for lane, i in np.ndindex(32, 4):
-                    if masks[block, lane] >> (which * 16 + step * 8 + tile * 4 + i) & 1:
-                        groups[lane, i] = as_floats(content[places[lane], lane : lane + 1])[0]
-                        places[lane] += 1
-                found = sparse_product(groups, part, words, tile)
-                y[:, row * 32 + tile * 16 :][:, :16] += found.T
-        assert places.max() == end - begin, "a record is as long as its fullest lane"
-    np.testing.assert_allclose(y[:, : shape[0]], x @ dense.double().numpy().T, atol=1e-12)
-
-
 def widened(values: np.ndarray, bf16: bool) -> np.ndarray:
     """e4m3 bytes as floats by the steps of `widen_fp8` in cuda/common.cuh, each rounded as the GPU would."""
     shift, rest, bias = (4, 0x07F0, 2.0**120) if bf16 else (1, 0x3F80, 2.0**8)
@@ -179,8 +148,5 @@ def test_every_bit_comes_back(dtype, rows, groups, tenths, seed):
     if mask.any():
         dense[tuple(mask.nonzero()[0])] = 0.0  # kept all the same
     back, its_mask = split.from_split(split.to_split(dense, mask), *mask.shape, dtype)
-    assert torch.equal(back.view(torch.int16), dense.view(torch.int16))
-    assert torch.equal(its_mask, mask)
-    back, its_mask = streams.from_streams(streams.to_streams(dense, mask), *mask.shape, dtype)
     assert torch.equal(back.view(torch.int16), dense.view(torch.int16))
     assert torch.equal(its_mask, mask)

@@ -46,17 +46,12 @@ def check(layer: PackedLinear, tokens: int, bound: float, *, stride: int = 0) ->
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", [sparse24.SplitBlocks, sparse24.StreamedWeight])
 @pytest.mark.parametrize("form", ["2:4", "bitmask 0.3", "bitmask 0.5", "bitmask 0.7", "bitmask 0.95"])
-def test_results_are_those_of_fp64(form, kind, shape, dtype):
+def test_results_are_those_of_fp64(form, shape, dtype):
     mask = mask_24(*shape) if form == "2:4" else mask_any(*shape, float(form.split()[1]))
     weight = packed(mask, dtype, "cuda")
     bias = torch.randn(shape[0], device="cuda").to(dtype) if shape[0] % 2 else None
     layer = PackedLinear.of(weight, bias)
-    if weight.form == "2:4":
-        kind = sparse24.Blocks24
-    if not isinstance(layer.prepared, kind):
-        layer.prepared = kind(weight)
     assert torch.equal(layer.dense().view(torch.int16), weight.dense().view(torch.int16))
     back = layer.packed()
     assert torch.equal(back.values.view(torch.int16), weight.values.view(torch.int16))
@@ -68,9 +63,8 @@ def test_results_are_those_of_fp64(form, kind, shape, dtype):
     assert layer(torch.empty(2, 0, shape[1], dtype=dtype, device="cuda")).shape == (2, 0, shape[0])
 
 
-@pytest.mark.parametrize("kind", [sparse24.SplitBlocks, sparse24.StreamedWeight])
 @pytest.mark.parametrize("mask", ["rows", "columns", "lanes", "empty"])
-def test_masks_that_give_some_lanes_more_than_others(mask, kind):
+def test_masks_that_give_some_lanes_more_than_others(mask):
     kept = torch.zeros(128, 2048, dtype=torch.bool)
     if mask == "rows":
         kept[::2] = True
@@ -81,7 +75,7 @@ def test_masks_that_give_some_lanes_more_than_others(mask, kind):
         kept[1::8, ::3] = True
     weight = packed(kept, torch.bfloat16, "cuda")
     layer = PackedLinear.of(weight)
-    layer.prepared = kind(weight)
+    assert isinstance(layer.prepared, sparse24.SplitBlocks)
     assert torch.equal(layer.dense(), weight.dense())
     if mask == "empty":
         assert not layer(torch.randn(3, 2048, device="cuda", dtype=torch.bfloat16)).any()
@@ -112,6 +106,19 @@ def test_every_variant_of_24(shape, tokens):
         assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61])
+def test_every_variant_of_one_byte_values(tokens):
+    weight = sparse24.Fp8Blocks24(packed(mask_24(416, 2048), torch.bfloat16, "cuda"))
+    x = torch.randn(tokens, 2048, device="cuda", dtype=torch.bfloat16)
+    exact = x.double() @ weight.dense().double().T
+    for variant in variants.candidates(variants.Fp8Decode24, tokens, 2048, 0, driver.shared_limit(0)):
+        y = torch.full((tokens, 416), torch.nan, device="cuda", dtype=torch.bfloat16)
+        launches.decode_with(variant, 416, 2048, 2048, x.dtype, 0, 0, tokens)(
+            x, weight.blocks, None, None, weight.scale, None, y
+        )
+        assert float((y.double() - exact).norm() / exact.norm()) < 8e-3, variant
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_of_one_byte(shape, dtype):
@@ -137,19 +144,17 @@ def unpack(values, positions, columns):
     return dense.view(rows, columns)
 
 
-@pytest.mark.parametrize("kind", [sparse24.SplitBlocks, sparse24.StreamedWeight])
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32])
 @pytest.mark.parametrize("shape", [(416, 2048), (8192, 1024)], ids=str)
-def test_every_variant_for_any_pattern(shape, tokens, kind):
-    weight = kind(packed(mask_any(*shape, 0.6), torch.bfloat16, "cuda"))
-    variant_kind = variants.Split24 if kind is sparse24.SplitBlocks else variants.Streams
+def test_every_variant_for_any_pattern(shape, tokens):
+    weight = sparse24.SplitBlocks(packed(mask_any(*shape, 0.6), torch.bfloat16, "cuda"))
     x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
     exact = x.double() @ weight.dense().double().T
-    longest, blocks = weight.record_bytes, getattr(weight, "blocks", weight.records)
-    for variant in variants.candidates(variant_kind, tokens, shape[1], longest, driver.shared_limit(0)):
+    longest = weight.record_bytes
+    for variant in variants.candidates(variants.Split24, tokens, shape[1], longest, driver.shared_limit(0)):
         y = torch.full((tokens, shape[0]), torch.nan, device="cuda", dtype=torch.bfloat16)
         run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, longest, tokens)
-        run(x, blocks, weight.records, weight.offsets, None, None, y)
+        run(x, weight.blocks, weight.records, weight.offsets, None, None, y)
         assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
 
 

@@ -20,8 +20,6 @@ SIZES = [
     variants.Split24(4, 2, 8, 1, 2, 2, 4),
     variants.Fp8Decode24(1, 1, 1, 8, 8, 2, 1),
     variants.Fp8Decode24(8, 1, 8, 1, 3, 2, 4),
-    variants.Streams(1, 1, 1, 4, 2, 1, 1),
-    variants.Streams(4, 1, 4, 1, 2, 1, 2),
 ]
 
 
@@ -29,14 +27,12 @@ SIZES = [
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
 def test_sources_compile(architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sources = [
-        ("streams" if isinstance(size, variants.Streams) else "decode24", size.macros(room))
-        for size in SIZES
-        for room in {size.least_room, size.x_parts}
-    ]
-    sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1}), ("unpack_streams", {"UNIT": 8})]
+    sources = [("decode24", size.macros(room)) for size in SIZES for room in {size.least_room, size.x_parts}]
+    sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1})]
     if architecture == "sm_90a":
-        sources.append(("prefill24", variants.Prefill24(2, 1, 2, 5).macros()))
+        sources += [
+            ("prefill24", variants.Prefill24(1, 1, 2, 4, tokens).macros()) for tokens in (64, 96, 128, 160)
+        ]
     for bf16, (source, macros) in enumerate(sources):
         cubin = nvrtc.compiled(source, {"BF16": bf16 % 2, **macros}, architecture)
         assert cubin.startswith(b"\x7fELF")
@@ -75,6 +71,15 @@ def test_a_variant_is_chosen_for_any_layer(shape, tokens):
         assert chosen.fits(tokens, shape[1], 0, SHARED)
     one_cta = variants.choose(shape, tokens, candidates, lambda variant: variant.splits == 1)
     assert one_cta is None or one_cta.splits == 1
+
+
+@pytest.mark.parametrize("kind", [variants.Decode24, variants.Split24, variants.Fp8Decode24])
+@pytest.mark.parametrize("tokens", [1, 32])
+def test_the_barriers_have_room(kind, tokens):
+    """They lie before the rings, which copies write to."""
+    for variant in variants.candidates(kind, tokens, 4096, 5000 if kind is variants.Split24 else 0, SHARED):
+        parts = variant.warps_k if variant.warps_k > 1 else 4
+        assert 8 * (2 * parts + variant.warps * (variant.stages + variant.RECORDS)) <= 1024, variant
 
 
 def test_a_table_of_the_user_comes_first(tmp_path, monkeypatch):

@@ -7,13 +7,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ressa.runtime.kernels import driver, layout24, split, streams
+from ressa.runtime.kernels import driver, layout24, split
 from ressa.runtime.kernels.variants import (
     MOST_SPLIT_TOKENS,
     MOST_TOKENS,
     Decode24,
     Prefill24,
-    Streams,
     candidates,
     choose,
     prefill24_candidates,
@@ -33,26 +32,6 @@ class _Decode(ctypes.Structure):
             for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
         ),
         *((name, ctypes.c_uint) for name in ("x_bytes", "x_part", "record_bytes")),
-        *((name, ctypes.c_void_p) for name in ("records", "offsets")),
-    ]
-
-
-class _Streams(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "bias")),
-        *(
-            (name, ctypes.c_int)
-            for name in ("rows", "columns", "row_blocks", "column_blocks", "tokens", "x_stride", "splits")
-        ),
-        *((name, ctypes.c_uint) for name in ("x_bytes", "x_part", "record_bytes")),
-        *((name, ctypes.c_void_p) for name in ("records", "offsets")),
-    ]
-
-
-class _UnpackStreams(ctypes.Structure):
-    _fields_ = [
-        ("dense", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("rows", "columns", "row_blocks", "column_blocks")),
         *((name, ctypes.c_void_p) for name in ("records", "offsets")),
     ]
 
@@ -120,9 +99,8 @@ def decode_with(
     """The kernel for up to `most` tokens in one size; the rest as for `few_tokens`."""
     row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
     room = variant.x_room(most, columns, record_bytes, driver.shared_limit(device))
-    of_streams = isinstance(variant, Streams)
     kernel = driver.kernel(
-        "streams" if of_streams else "decode24",
+        "decode24",
         {"BF16": int(dtype == torch.bfloat16), **variant.macros(room)},
         device,
         grid=-(-rows // variant.rows) * variant.splits,
@@ -145,11 +123,8 @@ def decode_with(
             rows, width, row_blocks, column_blocks, x.shape[0], x.stride(0), variant.splits, x_bytes, x_part,
             record_bytes, _pointer(records), _pointer(offsets),
         )  # fmt: skip
-        if of_streams:
-            kernel(_Streams(x.data_ptr(), y.data_ptr(), _pointer(bias), *sizes))
-        else:
-            weight = blocks.data_ptr()
-            kernel(_Decode(weight, x.data_ptr(), y.data_ptr(), _pointer(bias), _pointer(scale), *sizes))
+        weight = blocks.data_ptr()
+        kernel(_Decode(weight, x.data_ptr(), y.data_ptr(), _pointer(bias), _pointer(scale), *sizes))
 
     return run
 
@@ -175,7 +150,7 @@ def prefill_with(
     row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
     m, n = variant.cluster_m, variant.cluster_n
     tiles_m = -(-row_blocks // (4 * variant.warpgroups * m)) * m
-    tiles_n = -(-tokens // (variant.TOKENS * n)) * n
+    tiles_n = -(-tokens // (variant.tokens * n)) * n
     kernel = driver.kernel(
         "prefill24",
         {"BF16": int(dtype == torch.bfloat16), **variant.macros()},
@@ -185,7 +160,7 @@ def prefill_with(
         shared=variant.shared,
         cluster=m * n,
     )
-    box = (variant.TOKENS // m, 64)
+    box = (variant.tokens // m, 64)
     # Where x lies changes from call to call, but not its address often: allocators hand out the same ones again.
     describe = lru_cache(maxsize=16)(driver.tensor_map)
 
@@ -226,23 +201,6 @@ def unpack(
             _pointer(offsets),
         )
     )  # fmt: skip
-    return dense
-
-
-def unpack_streams(records: Tensor, offsets: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """W (rows, columns) from its records (`streams`)."""
-    dense = torch.empty(rows, columns, dtype=dtype, device=records.device)
-    row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
-    kernel = driver.kernel(
-        "unpack_streams",
-        {"BF16": 1, "UNIT": streams.BLOCKS},
-        records.get_device(),
-        grid=-(-(len(offsets) - 1) // 8),
-        threads=256,
-        shared=0,
-    )
-    sizes = (rows, columns, row_blocks, column_blocks, records.data_ptr(), offsets.data_ptr())
-    kernel(_UnpackStreams(dense.data_ptr(), *sizes))
     return dense
 
 

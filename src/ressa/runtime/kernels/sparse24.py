@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ressa.runtime.kernels import launches, layout24, split, streams, variants
+from ressa.runtime.kernels import launches, layout24, split, variants
 from ressa.runtime.kernels.inputs import aligned_rows, computing_dtype, is_traced
 from ressa.runtime.kernels.variants import MOST_TOKENS
 from ressa.runtime.packing import PackedWeight
@@ -78,39 +78,6 @@ class SplitBlocks(PreparedWeight):
 
     def dense(self) -> Tensor:
         return launches.unpack(self.blocks, self.records, self.offsets, *self.shape, self.weight.dtype)
-
-
-class StreamedWeight(PreparedWeight):
-    """A weight (out, in) of any pattern as streams of what is kept (`streams`): at 50 % sparsity 0.77 of a bf16
-    weight's bytes, at 70 % 0.57."""
-
-    records: Tensor
-    offsets: Tensor
-    zeros: Tensor
-
-    def __init__(self, packed: PackedWeight) -> None:
-        super().__init__()
-        self.shape = packed.shape
-        self.weight = nn.Parameter(packed.values.new_empty(0), requires_grad=False)
-        made = streams.to_streams(packed.dense(), packed.mask())
-        self.record_bytes = made.longest()
-        for name in ("records", "offsets", "zeros"):
-            self.register_buffer(name, getattr(made, name), persistent=False)
-
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            return F.linear(x, self.dense(), bias)
-        x, bias = computing_dtype(x, bias, self.weight.dtype)
-        run = torch.ops.ressa.linear_streams.default if is_traced() else linear_streams
-        return run(x, self.records, self.offsets, bias, *self.shape, self.record_bytes)
-
-    def packed(self) -> PackedWeight:
-        made = streams.Streams(self.records, self.offsets, self.zeros)
-        dense, mask = streams.from_streams(made, *self.shape, self.weight.dtype)
-        return PackedWeight(dense[mask], pack_mask(mask), self.shape, "bitmask")
-
-    def dense(self) -> Tensor:
-        return launches.unpack_streams(self.records, self.offsets, *self.shape, self.weight.dtype)
 
 
 class Fp8Blocks24(PreparedWeight):
@@ -203,30 +170,6 @@ def linear_split(
     return y
 
 
-def linear_streams(
-    x: Tensor,
-    records: Tensor,
-    offsets: Tensor,
-    bias: Tensor | None,
-    rows: int,
-    columns: int,
-    record_bytes: int,
-) -> Tensor:
-    """The same for a weight in streams."""
-    y = x.new_empty((*x.shape[:-1], rows))
-    tokens = x.numel() // columns
-    if tokens:
-        few = None
-        if tokens <= FEW_TOKENS:
-            x_rows = aligned_rows(x, columns)
-            shape = (rows, columns, x_rows.shape[1], x.dtype, x.get_device())
-            few = launches.few_tokens(variants.Streams, *shape, record_bytes, tokens)
-        if few is None:
-            return F.linear(x, launches.unpack_streams(records, offsets, rows, columns, x.dtype), bias)
-        _in_parts(*few, x_rows, records, bias, y, records=records, offsets=offsets)
-    return y
-
-
 def _in_parts(
     run: launches.Few,
     most: int,
@@ -260,12 +203,6 @@ _library.define(
     "int record_bytes) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.define(
-    "linear_streams(Tensor x, Tensor records, Tensor offsets, Tensor? bias, int rows, int columns, int record_bytes) "
-    "-> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.impl("linear_streams", linear_streams, "CUDA")
 _library.impl("linear24", linear24, "CUDA")
 _library.impl("linear_split", linear_split, "CUDA")
 
@@ -279,19 +216,6 @@ def _(x: Tensor, blocks: Tensor, bias: Tensor | None, rows: int, columns: int) -
 def _(
     x: Tensor,
     blocks: Tensor,
-    records: Tensor,
-    offsets: Tensor,
-    bias: Tensor | None,
-    rows: int,
-    columns: int,
-    record_bytes: int,
-) -> Tensor:
-    return x.new_empty((*x.shape[:-1], rows))
-
-
-@torch.library.register_fake("ressa::linear_streams", lib=_library)
-def _(
-    x: Tensor,
     records: Tensor,
     offsets: Tensor,
     bias: Tensor | None,

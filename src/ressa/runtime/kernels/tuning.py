@@ -14,7 +14,7 @@ from torch import Tensor
 from ressa.errors import RunError
 from ressa.files import write_json
 from ressa.runtime.kernels import driver, launches, variants
-from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks, StreamedWeight
+from ressa.runtime.kernels.sparse24 import Blocks24, Fp8Blocks24, SplitBlocks
 from ressa.runtime.kernels.variants import (
     MOST_SPLIT_TOKENS,
     MOST_TOKENS,
@@ -22,15 +22,13 @@ from ressa.runtime.kernels.variants import (
     Fp8Decode24,
     Prefill24,
     Split24,
-    Streams,
 )
 
-Weight = Blocks24 | Fp8Blocks24 | SplitBlocks | StreamedWeight
+Weight = Blocks24 | Fp8Blocks24 | SplitBlocks
 _KINDS: dict[type, type[Decode24]] = {
     Blocks24: Decode24,
     Fp8Blocks24: Fp8Decode24,
     SplitBlocks: Split24,
-    StreamedWeight: Streams,
 }
 _Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
 
@@ -105,7 +103,7 @@ def copy(weight: Weight) -> Weight:
 
 def tunable(weight: Weight, tokens: int) -> bool:
     """Whether there is anything to choose; beyond few tokens a weight of any pattern is unpacked."""
-    if isinstance(weight, SplitBlocks | StreamedWeight):
+    if isinstance(weight, SplitBlocks):
         return tokens <= MOST_SPLIT_TOKENS
     if isinstance(weight, Fp8Blocks24):
         return tokens <= MOST_TOKENS
@@ -143,7 +141,7 @@ def _cases(weight: Weight, tokens: int, x: Tensor) -> list[_Case]:
         prefill = [variant for variant in variants.prefill24_candidates() if variant.shared <= limit]
         return [(v, _many(launches.prefill_with(v, *shape, tokens))) for v in prefill]
     kind = _KINDS[type(weight)]
-    bytes_ = weight.record_bytes if isinstance(weight, SplitBlocks | StreamedWeight) else 0
+    bytes_ = weight.record_bytes if isinstance(weight, SplitBlocks) else 0
     few = variants.candidates(kind, tokens, columns, bytes_, limit)
     return [(v, _few(launches.decode_with(v, *shape, bytes_, tokens))) for v in few]
 

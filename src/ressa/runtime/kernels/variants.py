@@ -15,10 +15,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ressa.runtime.kernels import layout24, nvrtc, split, streams
+from ressa.runtime.kernels import layout24, nvrtc, split
 
 MOST_TOKENS = 64  # that the kernel for few tokens takes in one launch, of 2:4 weights
 MOST_SPLIT_TOKENS = 32  # and of split ones
+BARRIER_ROOM = 1024  # bytes of shared memory before all else
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,12 @@ class Decode24:
         sums = self.warps * self.token_tiles * 8 * (self.row_blocks * 32 + 4) * 4
         if self.splits > 1 and self.warps_k > 1:
             sums += tokens * self.rows * 4
-        return 1024 + max(loop, sums)
+        return BARRIER_ROOM + max(loop, sums)
+
+    @property
+    def barrier_bytes(self) -> int:
+        """Of shared memory, at most: two a part of x, one a stage and record of each warp."""
+        return 8 * (2 * self.x_parts + self.warps * (self.stages + self.RECORDS))
 
     def ring_bytes(self, record_bytes: int) -> int:
         """Of shared memory for a warp's row block."""
@@ -94,6 +100,7 @@ class Decode24:
         return (
             tokens <= 8 * self.token_tiles
             and self.splits <= -(-columns // (layout24.COLUMNS * self.UNIT))
+            and self.barrier_bytes <= BARRIER_ROOM
             and self.shared(tokens, columns, record_bytes, self.least_room) <= limit
         )
 
@@ -130,38 +137,21 @@ class Fp8Decode24(Decode24):
 
 
 @dataclass(frozen=True)
-class Streams(Decode24):
-    """cuda/streams.cu, for weights of any pattern: a ring's stages are records."""
-
-    kernel: ClassVar[str] = "streams"
-    UNIT: ClassVar[int] = streams.BLOCKS
-
-    def ring_bytes(self, record_bytes: int) -> int:
-        return self.stages * record_bytes
-
-    def macros(self, room: int) -> dict[str, int]:
-        same = {name: size for name, size in super().macros(room).items() if name not in _OF_DECODE24}
-        return {**same, "RECORDS": self.stages, "UNIT": self.UNIT}
-
-
-_OF_DECODE24 = ("FP8", "RESIDUAL", "STAGES")  # macros
-
-
-@dataclass(frozen=True)
 class Prefill24:
-    """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages."""
+    """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages; tokens of a
+    CTA."""
 
     kernel: ClassVar[str] = "prefill24"
-    TOKENS: ClassVar[int] = 128
     warpgroups: int
     cluster_m: int
     cluster_n: int
     stages: int
+    tokens: int
 
     @property
     def shared(self) -> int:
-        stage = self.TOKENS * 128 + 4 * self.warpgroups * layout24.block_bytes()
-        results = 4 * self.warpgroups * self.TOKENS * 80
+        stage = self.tokens * 128 + 4 * self.warpgroups * layout24.block_bytes()
+        results = 4 * self.warpgroups * self.tokens * 80
         return 1024 + max(self.stages * (-(-stage // 1024) * 1024 + 16), results)
 
     def macros(self) -> dict[str, int]:
@@ -170,6 +160,7 @@ class Prefill24:
             "CLUSTER_M": self.cluster_m,
             "CLUSTER_N": self.cluster_n,
             "STAGES": self.stages,
+            "TOKENS": self.tokens,
         }
 
 
@@ -254,21 +245,6 @@ def _decode24_sizes() -> tuple[tuple[int, ...], ...]:
     )  # fmt: skip
 
 
-@cache
-def _streams_sizes() -> tuple[tuple[int, ...], ...]:
-    """The same for streams, whose records are large: a warp has one or two, and an SM about eight."""
-    return (
-        (1, 1, 1, 4, 2, 1), (1, 1, 1, 2, 2, 2), (1, 1, 1, 8, 1, 1), (1, 1, 1, 4, 1, 2), (1, 1, 2, 2, 2, 1),
-        (1, 1, 2, 4, 1, 1), (1, 1, 1, 2, 1, 4), (1, 1, 1, 2, 3, 1), (1, 1, 4, 1, 2, 1), (1, 1, 2, 1, 2, 2),
-        (1, 1, 1, 1, 2, 4), (1, 1, 1, 1, 3, 3), (1, 1, 1, 6, 1, 1), (1, 1, 4, 2, 1, 1), (1, 1, 1, 3, 2, 1),
-        (1, 1, 1, 5, 2, 1), (1, 1, 1, 10, 1, 1), (1, 2, 1, 4, 1, 1), (1, 1, 8, 1, 1, 1), (1, 1, 2, 1, 4, 1),
-        (2, 1, 1, 4, 2, 1), (2, 1, 2, 2, 2, 1), (2, 1, 4, 1, 2, 1), (2, 1, 2, 4, 1, 1), (2, 1, 8, 1, 1, 1),
-        (2, 1, 1, 2, 2, 2), (2, 1, 4, 2, 1, 1), (2, 1, 2, 1, 2, 2), (2, 1, 1, 8, 1, 1),
-        (4, 1, 4, 1, 2, 1), (4, 1, 2, 2, 2, 1), (4, 1, 8, 1, 1, 1), (4, 1, 2, 4, 1, 1), (4, 1, 4, 2, 1, 1),
-        (4, 1, 2, 1, 2, 2), (4, 1, 4, 1, 1, 2),
-    )  # fmt: skip
-
-
 FewTokens = TypeVar("FewTokens", bound=Decode24)
 
 
@@ -287,8 +263,7 @@ def candidates(
 
 def _sizes(tokens: int, kind: type[Decode24]) -> Iterator[tuple[int, ...]]:
     tiles = 1 << max(0, -(-tokens // 8) - 1).bit_length()
-    table = _streams_sizes() if issubclass(kind, Streams) else _decode24_sizes()
-    for tile, blocks, warps_m, warps_k, stages, ctas in table:
+    for tile, blocks, warps_m, warps_k, stages, ctas in _decode24_sizes():
         if tile == tiles:
             for deeper in (1, 2) if kind.VALUE_BYTES == 1 else (1,):  # as many bytes under way
                 for splits in (1, 2, 4, 8):
@@ -296,6 +271,9 @@ def _sizes(tokens: int, kind: type[Decode24]) -> Iterator[tuple[int, ...]]:
 
 
 def prefill24_candidates() -> Iterator[Prefill24]:
-    for warpgroups, stages in ((2, 5), (2, 6), (1, 6), (1, 4)):
-        for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2), (2, 2)):
-            yield Prefill24(warpgroups, cluster_m, cluster_n, stages)
+    for warpgroups, stages, tokens in (
+        (2, 5, 128), (2, 6, 128), (1, 6, 128), (1, 4, 128), (2, 5, 160), (1, 6, 160), (1, 7, 160), (2, 6, 96),
+        (2, 7, 96), (1, 8, 96), (2, 8, 64), (1, 8, 64), (1, 4, 64),
+    ):  # fmt: skip
+        for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1)):
+            yield Prefill24(warpgroups, cluster_m, cluster_n, stages, tokens)

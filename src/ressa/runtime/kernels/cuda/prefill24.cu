@@ -3,20 +3,19 @@
 // W comes in the same blocks as for few tokens (decode24.cu), so that a layer holds it once. A warp's A operands are
 // its own block of 32 rows × 64 columns, taken from shared memory into registers in fragment order; the two m64 of
 // a warpgroup are the upper and the lower tiles of its four blocks, one word of metadata serving both by the
-// selector. B is x, 128 tokens × 64 columns, swizzled by the tensor copy engine.
+// selector. B is x, TOKENS × 64 columns, swizzled by the tensor copy engine.
 //
-// A CTA makes 128 rows a warpgroup × 128 tokens. One thread keeps a ring of stages full; a cluster of CLUSTER_M ×
+// A CTA makes 128 rows a warpgroup × TOKENS. One thread keeps a ring of stages full; a cluster of CLUSTER_M ×
 // CLUSTER_N CTAs shares what they have in common, each loading its part and multicasting it: L2 could not feed the
 // tensor cores otherwise. A stage is filled again when every consumer of the cluster has released it.
 //
-// Macros: BF16, WARPGROUPS (1 or 2), CLUSTER_M, CLUSTER_N, STAGES.
+// Macros: BF16, WARPGROUPS (1 or 2), CLUSTER_M, CLUSTER_N, STAGES, TOKENS (64, 96, 128 or 160).
 #include "common.cuh"
 
 #define BLOCK 2304
-#define TOKENS 128
 #define BLOCKS (4 * WARPGROUPS)
 #define X_BYTES (TOKENS * 128)
-#define STAGE (X_BYTES + BLOCKS * BLOCK)  // a multiple of 1,024 with 4 or 8 blocks
+#define STAGE (X_BYTES + BLOCKS * BLOCK)
 #define STAGE_STRIDE ((STAGE + 1023) / 1024 * 1024)
 #define CLUSTER (CLUSTER_M * CLUSTER_N)
 
@@ -63,26 +62,43 @@ DEVICE void copy_block(u32 target, const u8* source, u32 barrier, u16 ranks) {
     bulk_copy(target, source, BLOCK, barrier);
 }
 
-// Of 128 rows (tokens) of 64 columns, K-major with the 128-byte swizzle: groups of eight rows are 1,024 bytes apart.
+// Of tokens' 64 columns, K-major with the 128-byte swizzle: groups of eight are 1,024 bytes apart.
 DEVICE u64 describe(u32 address) { return (u64)(address >> 4 & 0x3fff) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
 
-// d += A B of m64 n128 k32, A sparse from registers. SELECTOR: which pair of each four lanes gives the metadata.
+// A lane's sums of 64 rows × TOKENS: the asm's outputs, and the numbers of its inputs behind them.
+#define SUMS (TOKENS / 2)
+#define FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SIXTEEN(i) FOUR(i), FOUR(i + 4), FOUR(i + 8), FOUR(i + 12)
+#define NAMES_32 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_80 NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#if TOKENS == 64
+#define SHAPE "m64n64k32"
+#define OUTPUTS SIXTEEN(0), SIXTEEN(16)
+#define OPERANDS "{" NAMES_32 "}, {%32,%33,%34,%35}, %36, %37, %38"
+#elif TOKENS == 96
+#define SHAPE "m64n96k32"
+#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32)
+#define OPERANDS "{" NAMES_48 "}, {%48,%49,%50,%51}, %52, %53, %54"
+#elif TOKENS == 128
+#define SHAPE "m64n128k32"
+#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)
+#define OPERANDS "{" NAMES_64 "}, {%64,%65,%66,%67}, %68, %69, %70"
+#else
+#define SHAPE "m64n160k32"
+#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48), SIXTEEN(64)
+#define OPERANDS "{" NAMES_80 "}, {%80,%81,%82,%83}, %84, %85, %86"
+#endif
+
+// d += A B of 64 rows × TOKENS and 32 columns, A sparse from registers. SELECTOR: which pair of each four lanes gives the
+// metadata.
 template <int SELECTOR>
-DEVICE void multiply_async(float (&d)[64], const uint4& a, u64 b, u32 metadata) {
-  asm volatile(
-      "wgmma.mma_async.sp.sync.aligned.m64n128k32.f32." MMA_TYPE "." MMA_TYPE " "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,"
-      "%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,"
-      "%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, %69, %70, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-        "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-        "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-        "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "r"(metadata), "n"(SELECTOR));
+DEVICE void multiply_async(float (&d)[SUMS], const uint4& a, u64 b, u32 metadata) {
+  asm volatile("wgmma.mma_async.sp.sync.aligned." SHAPE ".f32." MMA_TYPE "." MMA_TYPE " " OPERANDS ", 1, 1, 1, 0;"
+               : OUTPUTS
+               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "r"(metadata), "n"(SELECTOR));
 }
 
 // A lane's share of its warp's block.
@@ -100,7 +116,7 @@ DEVICE void load_fragments(Fragments& f, u32 block, int lane) {
   f.metadata = load_shared_8(block + 2048 + lane * 8);
 }
 
-DEVICE void multiply_stage(float (&upper)[64], float (&lower)[64], const Fragments& f, u64 x) {
+DEVICE void multiply_stage(float (&upper)[SUMS], float (&lower)[SUMS], const Fragments& f, u64 x) {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
   multiply_async<0>(upper, f.upper[0], x, f.metadata.x);
   multiply_async<1>(lower, f.lower[0], x, f.metadata.x);
@@ -110,7 +126,7 @@ DEVICE void multiply_stage(float (&upper)[64], float (&lower)[64], const Fragmen
 }
 
 template <int PENDING>
-DEVICE void wait_products(float (&upper)[64], float (&lower)[64]) {
+DEVICE void wait_products(float (&upper)[SUMS], float (&lower)[SUMS]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
@@ -163,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   }
 
   if (WARPGROUPS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-  float upper[64] = {}, lower[64] = {};
+  float upper[SUMS] = {}, lower[SUMS] = {};
   const u32 my_empty = lane < CLUSTER ? remote_address(empty, lane) : 0;
   auto release = [&](int k) {  // only if it is filled again, so that every signal has arrived before a CTA leaves
     if (lane < CLUSTER && k + STAGES < a.column_blocks) arrive_remote(my_empty + k % STAGES * 8);
@@ -191,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   }
   wait_products<0>(upper, lower);
 
-  // Results: each warp turns its 32 rows × 128 tokens around in memory that the ring no longer needs.
+  // Results: each warp turns its 32 rows × TOKENS around in memory that the ring no longer needs.
   asm volatile("bar.sync 1, %0;" ::"n"(128 * WARPGROUPS) : "memory");
   constexpr u32 STRIDE = 80;  // bytes a token: 64 and 16 more, which keep banks apart
   const u32 mine = base + warp * TOKENS * STRIDE;
