@@ -91,7 +91,7 @@ def everything(shape, tokens):
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61, 200])
-@pytest.mark.parametrize("shape", [(1024, 2048), (416, 1280), (8192, 1024)], ids=str)
+@pytest.mark.parametrize("shape", [(1024, 2048), (416, 1280), (8192, 1024), (1100, 4160)], ids=str)
 def test_every_variant_of_24(shape, tokens):
     weight = sparse24.Blocks24(packed(mask_24(*shape), torch.bfloat16, "cuda"))
     x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
@@ -99,7 +99,11 @@ def test_every_variant_of_24(shape, tokens):
     for variant in everything(shape, tokens):
         y = torch.full((tokens, shape[0]), torch.nan, device="cuda", dtype=torch.bfloat16)
         if isinstance(variant, variants.Prefill24):
-            launches.prefill_with(variant, *shape, shape[1], x.dtype, 0, tokens)(x, weight.blocks, None, y)
+            run = launches.prefill_with(variant, *shape, shape[1], x.dtype, 0, tokens)
+            run(x, weight.blocks, None, y)
+            again = torch.full_like(y, torch.nan)
+            run(x, weight.blocks, None, again)
+            assert torch.equal(y, again), variant
         else:
             run = launches.decode_with(variant, *shape, shape[1], x.dtype, 0, 0, tokens)
             run(x, weight.blocks, None, None, None, None, y)

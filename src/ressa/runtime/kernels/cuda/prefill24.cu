@@ -9,6 +9,10 @@
 // CLUSTER_N CTAs shares what they have in common, each loading its part and multicasting it: L2 could not feed the
 // tensor cores otherwise. A stage is filled again when every consumer of the cluster has released it.
 //
+// Tiles rarely fill all multiprocessors to the last round. Those of the last one are therefore not given to a CTA each
+// but to a cluster each (from cluster `whole` on): its CTAs split k, lay their sums into shared memory, and each adds up
+// those of its share of tokens, in the order of ranks, so that two runs agree bit for bit.
+//
 // Macros: BF16, WARPGROUPS (1 or 2), CLUSTER_M, CLUSTER_N, STAGES, TOKENS (64, 96, 128 or 160).
 #include "common.cuh"
 
@@ -29,6 +33,7 @@ struct Arguments {
   const u16* bias;   // [rows], or null
   int rows, row_blocks, column_blocks, tokens;
   int tiles_m, tiles_n;  // of CTAs, multiples of the cluster's
+  int whole;             // clusters whose CTAs have a tile each
 };
 
 DEVICE u32 remote_address(u32 address, u32 rank) {
@@ -137,16 +142,22 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   const u32 base = (shared_address(dynamic) + 1023) / 1024 * 1024;
   const u32 full = base + STAGES * STAGE_STRIDE, empty = full + STAGES * 8;
   const int warp = warp_index(), lane = threadIdx.x % 32;
-  const int rank = blockIdx.x % CLUSTER, rank_m = rank % CLUSTER_M, rank_n = rank / CLUSTER_M;
+  const int my_rank = blockIdx.x % CLUSTER, my_cluster = blockIdx.x / CLUSTER;
+  const bool shared = CLUSTER > 1 && my_cluster >= a.whole;  // the cluster's CTAs have one tile
+  const int tile = shared ? a.whole * CLUSTER + my_cluster - a.whole : my_cluster * CLUSTER + my_rank;
+  const int rank = tile % CLUSTER, rank_m = rank % CLUSTER_M, rank_n = rank / CLUSTER_M;
   // Clusters in groups of some rows of tiles: those that run together share rows of W and tokens in L2.
-  const int wide = a.tiles_m / CLUSTER_M, high = a.tiles_n / CLUSTER_N, cluster = blockIdx.x / CLUSTER;
+  const int wide = a.tiles_m / CLUSTER_M, high = a.tiles_n / CLUSTER_N, cluster = tile / CLUSTER;
   const int GROUP = 8 / CLUSTER_M, group = cluster / (GROUP * high), group_m = min(wide - group * GROUP, GROUP);
   const int tile_m = (group * GROUP + cluster % (GROUP * high) % group_m) * CLUSTER_M + rank_m;
   const int tile_n = cluster % (GROUP * high) / group_m * CLUSTER_N + rank_n;
+  // Blocks of columns, from the first on.
+  const int first = shared ? a.column_blocks * my_rank / CLUSTER : 0;
+  const int blocks = (shared ? a.column_blocks * (my_rank + 1) / CLUSTER : a.column_blocks) - first;
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + s * 8, 1);
-      barrier_init(empty + s * 8, 4 * WARPGROUPS * CLUSTER);  // a warp of the cluster each
+      barrier_init(empty + s * 8, 4 * WARPGROUPS * (shared ? 1 : CLUSTER));  // a warp each of all who read it
     }
     barriers_ready();
   }
@@ -159,21 +170,25 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
       u16 same_n = 0, same_m = 0;  // the CTAs that share x, and those that share W
       for (int m = 0; m < CLUSTER_M; m++) same_n |= 1 << (m + CLUSTER_M * rank_n);
       for (int n = 0; n < CLUSTER_N; n++) same_m |= 1 << (rank_m + CLUSTER_M * n);
+      if (shared) same_n = same_m = 1 << my_rank;
       constexpr int X_PART = TOKENS / CLUSTER_M, BLOCK_PART = BLOCKS / CLUSTER_N;
-      for (int k = 0; k < a.column_blocks; k++) {
+      const int x_begin = shared ? 0 : rank_m, x_end = shared ? CLUSTER_M : rank_m + 1;
+      const int block_begin = shared ? 0 : rank_n * BLOCK_PART, block_end = shared ? BLOCKS : block_begin + BLOCK_PART;
+      for (int k = 0; k < blocks; k++) {
         const int stage = k % STAGES;
         const u32 at = base + stage * STAGE_STRIDE, barrier = full + stage * 8;
         if (k >= STAGES) barrier_wait(empty + stage * 8, (k / STAGES - 1) & 1);
         barrier_expect(barrier, STAGE);
-        copy_x(at + rank_m * X_PART * 128, &x_map, k * 64, tile_n * TOKENS + rank_m * X_PART, barrier, same_n);
-#pragma unroll
-        for (int i = 0; i < BLOCK_PART; i++) {
-          const int block = rank_n * BLOCK_PART + i, row = min(tile_m * BLOCKS + block, a.row_blocks - 1);
-          copy_block(at + X_BYTES + block * BLOCK, a.weight + ((size_t)row * a.column_blocks + k) * BLOCK, barrier,
-                     same_m);
+        for (int part = x_begin; part < x_end; part++)
+          copy_x(at + part * X_PART * 128, &x_map, (first + k) * 64, tile_n * TOKENS + part * X_PART, barrier, same_n);
+        for (int block = block_begin; block < block_end; block++) {
+          const int row = min(tile_m * BLOCKS + block, a.row_blocks - 1);
+          copy_block(at + X_BYTES + block * BLOCK, a.weight + ((size_t)row * a.column_blocks + first + k) * BLOCK,
+                     barrier, same_m);
         }
       }
     }
+    if (shared) cluster_barrier(), cluster_barrier();
     cluster_farewell();
     return;
   }
@@ -182,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   float upper[SUMS] = {}, lower[SUMS] = {};
   const u32 my_empty = lane < CLUSTER ? remote_address(empty, lane) : 0;
   auto release = [&](int k) {  // only if it is filled again, so that every signal has arrived before a CTA leaves
-    if (lane < CLUSTER && k + STAGES < a.column_blocks) arrive_remote(my_empty + k % STAGES * 8);
+    if (lane < CLUSTER && (!shared || lane == my_rank) && k + STAGES < blocks) arrive_remote(my_empty + k % STAGES * 8);
   };
   auto take = [&](Fragments& f, int k) {
     barrier_wait(full + k % STAGES * 8, k / STAGES & 1);
@@ -192,20 +207,45 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   // Two sets of fragments, as a product in flight still reads its own.
   Fragments even, odd;
   take(even, 0);
-  for (int k = 0; k < a.column_blocks; k += 2) {
+  for (int k = 0; k < blocks; k += 2) {
     multiply_stage(upper, lower, even, x_of(k));
     if (k > 0) {
       wait_products<1>(upper, lower);
       release(k - 1);
     }
-    if (k + 1 == a.column_blocks) break;
+    if (k + 1 == blocks) break;
     take(odd, k + 1);
     multiply_stage(upper, lower, odd, x_of(k + 1));
     wait_products<1>(upper, lower);
     release(k);
-    if (k + 2 < a.column_blocks) take(even, k + 2);
+    if (k + 2 < blocks) take(even, k + 2);
   }
   wait_products<0>(upper, lower);
+
+  int t_begin = 0, t_end = TOKENS / 8;  // eights of tokens whose results are made here
+  if (shared) {
+    asm volatile("bar.sync 1, %0;" ::"n"(128 * WARPGROUPS) : "memory");
+    const u32 sums = base + warp * (TOKENS / 4) * 512 + lane * 16;
+#pragma unroll
+    for (int t = 0; t < TOKENS / 8; t++) {
+      store_shared_16(sums + t * 1024, upper + t * 4);
+      store_shared_16(sums + t * 1024 + 512, lower + t * 4);
+    }
+    cluster_barrier();
+    t_begin = TOKENS / 8 * my_rank / CLUSTER, t_end = TOKENS / 8 * (my_rank + 1) / CLUSTER;
+#pragma unroll
+    for (int t = 0; t < TOKENS / 8; t++) {
+      if (t < t_begin || t >= t_end) continue;
+      float4 high = {0.f, 0.f, 0.f, 0.f}, low = {0.f, 0.f, 0.f, 0.f};
+      for (int other = 0; other < CLUSTER; other++) {
+        add(high, load_remote(sums + t * 1024, other));
+        add(low, load_remote(sums + t * 1024 + 512, other));
+      }
+      upper[t * 4] = high.x, upper[t * 4 + 1] = high.y, upper[t * 4 + 2] = high.z, upper[t * 4 + 3] = high.w;
+      lower[t * 4] = low.x, lower[t * 4 + 1] = low.y, lower[t * 4 + 2] = low.z, lower[t * 4 + 3] = low.w;
+    }
+    cluster_barrier();
+  }
 
   // Results: each warp turns its 32 rows × TOKENS around in memory that the ring no longer needs.
   asm volatile("bar.sync 1, %0;" ::"n"(128 * WARPGROUPS) : "memory");
@@ -218,6 +258,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
     bias[i] = a.bias && row0 + i * 8 + group4 < a.rows ? widen(a.bias[row0 + i * 8 + group4]) : 0.f;
 #pragma unroll
   for (int t = 0; t < TOKENS / 8; t++) {
+    if (t < t_begin || t >= t_end) continue;
     const u32 r0 = round_pair(upper[t * 4] + bias[0], upper[t * 4 + 1] + bias[0]);
     const u32 r1 = round_pair(upper[t * 4 + 2] + bias[1], upper[t * 4 + 3] + bias[1]);
     const u32 r2 = round_pair(lower[t * 4] + bias[2], lower[t * 4 + 1] + bias[2]);
@@ -228,7 +269,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   __syncwarp();
   const int row = row0 + lane % 4 * 8;
 #pragma unroll 4
-  for (int t = lane / 4; t < TOKENS; t += 8) {
+  for (int t = t_begin * 8 + lane / 4; t < t_end * 8; t += 8) {
     const int token = tile_n * TOKENS + t;
     if (token >= a.tokens || row >= a.rows) continue;
     const u32 source = mine + t * STRIDE + lane % 4 * 16;
