@@ -31,7 +31,7 @@ def test_sources_compile(architecture, tmp_path, monkeypatch):
     sources += [("unpack24", {"RESIDUAL": 0}), ("unpack24", {"RESIDUAL": 1})]
     if architecture == "sm_90a":
         sources += [
-            ("prefill24", variants.Prefill24(1, 1, 2, 4, tokens, 1).macros()) for tokens in (64, 96, 128, 160)
+            ("prefill24", variants.Prefill24(1, 1, 2, 4, tokens).macros()) for tokens in (64, 96, 128, 160)
         ]
     for bf16, (source, macros) in enumerate(sources):
         cubin = nvrtc.compiled(source, {"BF16": bf16 % 2, **macros}, architecture)
@@ -80,22 +80,6 @@ def test_the_barriers_have_room(kind, tokens):
     for variant in variants.candidates(kind, tokens, 4096, 5000 if kind is variants.Split24 else 0, SHARED):
         parts = variant.warps_k if variant.warps_k > 1 else 4
         assert 8 * (2 * parts + variant.warps * (variant.stages + variant.RECORDS)) <= 1024, variant
-
-
-@pytest.mark.parametrize("tiles", [2, 64, 132, 172, 215, 448, 1000])
-@pytest.mark.parametrize("cluster", [(1, 1), (2, 1), (2, 2)])
-def test_every_tile_is_somebodys(tiles, cluster):
-    """The last round's tiles are shared where that is fewer rounds."""
-    size = cluster[0] * cluster[1]
-    tiles = -(-tiles // size) * size
-    variant = variants.Prefill24(2, *cluster, 5, 128, 1)
-    whole = variant.whole(tiles, 172, 132)
-    assert 0 <= whole <= tiles // size
-    shared = tiles - whole * size
-    at_once = 132 // size
-    rounds = whole / at_once + -(-shared // at_once) / size
-    assert rounds <= -(-tiles // size // at_once) if shared else whole == tiles // size
-    assert variant.whole(tiles, 8 * size, 132) == tiles // size, "too few columns to share"
 
 
 def test_a_table_of_the_user_comes_first(tmp_path, monkeypatch):

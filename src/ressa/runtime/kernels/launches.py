@@ -41,7 +41,7 @@ class _Prefill(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "y", "bias")),
         *(
             (name, ctypes.c_int)
-            for name in ("rows", "row_blocks", "column_blocks", "tokens", "tiles_m", "tiles_n", "whole")
+            for name in ("rows", "row_blocks", "column_blocks", "tokens", "tiles_m", "tiles_n")
         ),
     ]
 
@@ -151,13 +151,11 @@ def prefill_with(
     m, n = variant.cluster_m, variant.cluster_n
     tiles_m = -(-row_blocks // (4 * variant.warpgroups * m)) * m
     tiles_n = -(-tokens // (variant.tokens * n)) * n
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    whole = variant.whole(tiles_m * tiles_n, column_blocks, processors)
     kernel = driver.kernel(
         "prefill24",
         {"BF16": int(dtype == torch.bfloat16), **variant.macros()},
         device,
-        grid=whole * m * n + (tiles_m * tiles_n - whole * m * n) * m * n,
+        grid=tiles_m * tiles_n,
         threads=128 * (variant.warpgroups + 1),
         shared=variant.shared,
         cluster=m * n,
@@ -171,7 +169,7 @@ def prefill_with(
             describe(x.data_ptr(), tokens, width, x.stride(0), box),
             _Prefill(
                 blocks.data_ptr(), y.data_ptr(), _pointer(bias), rows, row_blocks, column_blocks, tokens,
-                tiles_m, tiles_n, whole,
+                tiles_m, tiles_n,
             ),
         )  # fmt: skip
 

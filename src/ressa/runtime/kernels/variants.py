@@ -139,7 +139,7 @@ class Fp8Decode24(Decode24):
 @dataclass(frozen=True)
 class Prefill24:
     """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages; tokens of a
-    CTA; whether clusters share the tiles of an incomplete last round."""
+    CTA."""
 
     kernel: ClassVar[str] = "prefill24"
     warpgroups: int
@@ -147,23 +147,12 @@ class Prefill24:
     cluster_n: int
     stages: int
     tokens: int
-    shared_rest: int
 
     @property
     def shared(self) -> int:
         stage = self.tokens * 128 + 4 * self.warpgroups * layout24.block_bytes()
-        results = 4 * self.warpgroups * self.tokens * (128 if self.shared_rest else 80)
+        results = 4 * self.warpgroups * self.tokens * 80
         return 1024 + max(self.stages * (-(-stage // 1024) * 1024 + 16), results)
-
-    def whole(self, tiles: int, column_blocks: int, processors: int) -> int:
-        """Clusters whose CTAs have a tile each, of so many tiles on a card of so many multiprocessors."""
-        cluster = self.cluster_m * self.cluster_n
-        clusters, at_once = tiles // cluster, processors // cluster
-        rest = (
-            clusters % at_once * cluster
-        )  # tiles; shared, they take a part of a round as often as this fits in
-        pays = -(-rest // at_once) < cluster and column_blocks >= 16 * cluster
-        return clusters - rest // cluster if self.shared_rest and pays else clusters
 
     def macros(self) -> dict[str, int]:
         return {
@@ -283,9 +272,9 @@ def _sizes(tokens: int, kind: type[Decode24]) -> Iterator[tuple[int, ...]]:
 
 def prefill24_candidates() -> Iterator[Prefill24]:
     for warpgroups, stages, tokens in (
-        (2, 5, 128), (2, 6, 128), (1, 6, 128), (1, 4, 128), (2, 5, 160), (1, 6, 160), (1, 7, 160), (2, 6, 96),
-        (2, 7, 96), (1, 8, 96), (2, 8, 64), (1, 8, 64), (1, 4, 64),
+        (2, 6, 128), (2, 5, 128), (1, 6, 128), (1, 4, 128), (2, 5, 160), (1, 7, 160), (2, 6, 96), (1, 8, 96),
+        (2, 8, 64), (1, 8, 64), (1, 4, 64), (2, 6, 112), (1, 7, 112), (2, 5, 144), (1, 7, 144), (2, 5, 176),
+        (1, 6, 176),
     ):  # fmt: skip
         for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1)):
-            for shared_rest in (0, 1) if cluster_m * cluster_n > 1 else (0,):
-                yield Prefill24(warpgroups, cluster_m, cluster_n, stages, tokens, shared_rest)
+            yield Prefill24(warpgroups, cluster_m, cluster_n, stages, tokens)

@@ -238,7 +238,8 @@ DEVICE void copy_rows(u32 target, u32 target_stride, const u8* source, size_t so
 #endif
 }
 
-// ---- sums over a cluster ------------------------------------------------------------------------------------------
+// ---- the sum over warps and CTAs, for a kernel with WARPS_M × WARPS_K warps a CTA --------------------------------
+#ifdef WARPS_M
 
 // Four floats at a shared address of the CTA with this rank in the cluster.
 DEVICE float4 load_remote(u32 address, int rank) {
@@ -255,13 +256,6 @@ DEVICE float4 load_remote(u32 address, int rank) {
 DEVICE void add(float4& sum, const float4& more) {
   sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
 }
-
-DEVICE void store_shared_16(u32 address, const float* v) {
-  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
-}
-
-// ---- the sum over warps and CTAs, for a kernel with WARPS_M × WARPS_K warps a CTA --------------------------------
-#ifdef WARPS_M
 
 // Four results of one token, from `row` on; rows past the weight's last are not there.
 // scale: of each row, or null.

@@ -9,11 +9,7 @@
 // CLUSTER_N CTAs shares what they have in common, each loading its part and multicasting it: L2 could not feed the
 // tensor cores otherwise. A stage is filled again when every consumer of the cluster has released it.
 //
-// Tiles rarely fill all multiprocessors to the last round. Those of the last one are therefore not given to a CTA each
-// but to a cluster each (from cluster `whole` on): its CTAs split k, lay their sums into shared memory, and each adds up
-// those of its share of tokens, in the order of ranks, so that two runs agree bit for bit.
-//
-// Macros: BF16, WARPGROUPS (1 or 2), CLUSTER_M, CLUSTER_N, STAGES, TOKENS (64, 96, 128 or 160).
+// Macros: BF16, WARPGROUPS (1 or 2), CLUSTER_M, CLUSTER_N, STAGES, TOKENS (64, 96, 112, 128, 144, 160 or 176).
 #include "common.cuh"
 
 #define BLOCK 2304
@@ -33,7 +29,6 @@ struct Arguments {
   const u16* bias;   // [rows], or null
   int rows, row_blocks, column_blocks, tokens;
   int tiles_m, tiles_n;  // of CTAs, multiples of the cluster's
-  int whole;             // clusters whose CTAs have a tile each
 };
 
 DEVICE u32 remote_address(u32 address, u32 rank) {
@@ -72,29 +67,51 @@ DEVICE u64 describe(u32 address) { return (u64)(address >> 4 & 0x3fff) | 1ull <<
 
 // A lane's sums of 64 rows × TOKENS: the asm's outputs, and the numbers of its inputs behind them.
 #define SUMS (TOKENS / 2)
-#define FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define SIXTEEN(i) FOUR(i), FOUR(i + 4), FOUR(i + 8), FOUR(i + 12)
+#define EIGHT(i) \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define NAMES_32 \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define OUTPUTS_32 EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24)
 #define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define NAMES_80 NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define OUTPUTS_48 OUTPUTS_32, EIGHT(32), EIGHT(40)
+#define NAMES_56 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define OUTPUTS_56 OUTPUTS_48, EIGHT(48)
+#define NAMES_64 NAMES_56 ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define OUTPUTS_64 OUTPUTS_56, EIGHT(56)
+#define NAMES_72 NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71"
+#define OUTPUTS_72 OUTPUTS_64, EIGHT(64)
+#define NAMES_80 NAMES_72 ",%72,%73,%74,%75,%76,%77,%78,%79"
+#define OUTPUTS_80 OUTPUTS_72, EIGHT(72)
+#define NAMES_88 NAMES_80 ",%80,%81,%82,%83,%84,%85,%86,%87"
+#define OUTPUTS_88 OUTPUTS_80, EIGHT(80)
 #if TOKENS == 64
 #define SHAPE "m64n64k32"
-#define OUTPUTS SIXTEEN(0), SIXTEEN(16)
+#define OUTPUTS OUTPUTS_32
 #define OPERANDS "{" NAMES_32 "}, {%32,%33,%34,%35}, %36, %37, %38"
 #elif TOKENS == 96
 #define SHAPE "m64n96k32"
-#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32)
+#define OUTPUTS OUTPUTS_48
 #define OPERANDS "{" NAMES_48 "}, {%48,%49,%50,%51}, %52, %53, %54"
+#elif TOKENS == 112
+#define SHAPE "m64n112k32"
+#define OUTPUTS OUTPUTS_56
+#define OPERANDS "{" NAMES_56 "}, {%56,%57,%58,%59}, %60, %61, %62"
 #elif TOKENS == 128
 #define SHAPE "m64n128k32"
-#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)
+#define OUTPUTS OUTPUTS_64
 #define OPERANDS "{" NAMES_64 "}, {%64,%65,%66,%67}, %68, %69, %70"
-#else
+#elif TOKENS == 144
+#define SHAPE "m64n144k32"
+#define OUTPUTS OUTPUTS_72
+#define OPERANDS "{" NAMES_72 "}, {%72,%73,%74,%75}, %76, %77, %78"
+#elif TOKENS == 160
 #define SHAPE "m64n160k32"
-#define OUTPUTS SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48), SIXTEEN(64)
+#define OUTPUTS OUTPUTS_80
 #define OPERANDS "{" NAMES_80 "}, {%80,%81,%82,%83}, %84, %85, %86"
+#else
+#define SHAPE "m64n176k32"
+#define OUTPUTS OUTPUTS_88
+#define OPERANDS "{" NAMES_88 "}, {%88,%89,%90,%91}, %92, %93, %94"
 #endif
 
 // d += A B of 64 rows × TOKENS and 32 columns, A sparse from registers. SELECTOR: which pair of each four lanes gives the
@@ -142,22 +159,16 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   const u32 base = (shared_address(dynamic) + 1023) / 1024 * 1024;
   const u32 full = base + STAGES * STAGE_STRIDE, empty = full + STAGES * 8;
   const int warp = warp_index(), lane = threadIdx.x % 32;
-  const int my_rank = blockIdx.x % CLUSTER, my_cluster = blockIdx.x / CLUSTER;
-  const bool shared = CLUSTER > 1 && my_cluster >= a.whole;  // the cluster's CTAs have one tile
-  const int tile = shared ? a.whole * CLUSTER + my_cluster - a.whole : my_cluster * CLUSTER + my_rank;
-  const int rank = tile % CLUSTER, rank_m = rank % CLUSTER_M, rank_n = rank / CLUSTER_M;
+  const int rank = blockIdx.x % CLUSTER, rank_m = rank % CLUSTER_M, rank_n = rank / CLUSTER_M;
   // Clusters in groups of some rows of tiles: those that run together share rows of W and tokens in L2.
-  const int wide = a.tiles_m / CLUSTER_M, high = a.tiles_n / CLUSTER_N, cluster = tile / CLUSTER;
+  const int wide = a.tiles_m / CLUSTER_M, high = a.tiles_n / CLUSTER_N, cluster = blockIdx.x / CLUSTER;
   const int GROUP = 8 / CLUSTER_M, group = cluster / (GROUP * high), group_m = min(wide - group * GROUP, GROUP);
   const int tile_m = (group * GROUP + cluster % (GROUP * high) % group_m) * CLUSTER_M + rank_m;
   const int tile_n = cluster % (GROUP * high) / group_m * CLUSTER_N + rank_n;
-  // Blocks of columns, from the first on.
-  const int first = shared ? a.column_blocks * my_rank / CLUSTER : 0;
-  const int blocks = (shared ? a.column_blocks * (my_rank + 1) / CLUSTER : a.column_blocks) - first;
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + s * 8, 1);
-      barrier_init(empty + s * 8, 4 * WARPGROUPS * (shared ? 1 : CLUSTER));  // a warp each of all who read it
+      barrier_init(empty + s * 8, 4 * WARPGROUPS * CLUSTER);  // a warp of the cluster each
     }
     barriers_ready();
   }
@@ -165,39 +176,35 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   cluster_barrier();
 
   if (warp >= 4 * WARPGROUPS) {  // the producer
-    if (WARPGROUPS == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (WARPGROUPS == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(TOKENS > 160 ? 24 : 40));
     if (warp == 4 * WARPGROUPS && lane == 0) {
       u16 same_n = 0, same_m = 0;  // the CTAs that share x, and those that share W
       for (int m = 0; m < CLUSTER_M; m++) same_n |= 1 << (m + CLUSTER_M * rank_n);
       for (int n = 0; n < CLUSTER_N; n++) same_m |= 1 << (rank_m + CLUSTER_M * n);
-      if (shared) same_n = same_m = 1 << my_rank;
       constexpr int X_PART = TOKENS / CLUSTER_M, BLOCK_PART = BLOCKS / CLUSTER_N;
-      const int x_begin = shared ? 0 : rank_m, x_end = shared ? CLUSTER_M : rank_m + 1;
-      const int block_begin = shared ? 0 : rank_n * BLOCK_PART, block_end = shared ? BLOCKS : block_begin + BLOCK_PART;
-      for (int k = 0; k < blocks; k++) {
+      for (int k = 0; k < a.column_blocks; k++) {
         const int stage = k % STAGES;
         const u32 at = base + stage * STAGE_STRIDE, barrier = full + stage * 8;
         if (k >= STAGES) barrier_wait(empty + stage * 8, (k / STAGES - 1) & 1);
         barrier_expect(barrier, STAGE);
-        for (int part = x_begin; part < x_end; part++)
-          copy_x(at + part * X_PART * 128, &x_map, (first + k) * 64, tile_n * TOKENS + part * X_PART, barrier, same_n);
-        for (int block = block_begin; block < block_end; block++) {
-          const int row = min(tile_m * BLOCKS + block, a.row_blocks - 1);
-          copy_block(at + X_BYTES + block * BLOCK, a.weight + ((size_t)row * a.column_blocks + first + k) * BLOCK,
-                     barrier, same_m);
+        copy_x(at + rank_m * X_PART * 128, &x_map, k * 64, tile_n * TOKENS + rank_m * X_PART, barrier, same_n);
+#pragma unroll
+        for (int i = 0; i < BLOCK_PART; i++) {
+          const int block = rank_n * BLOCK_PART + i, row = min(tile_m * BLOCKS + block, a.row_blocks - 1);
+          copy_block(at + X_BYTES + block * BLOCK, a.weight + ((size_t)row * a.column_blocks + k) * BLOCK, barrier,
+                     same_m);
         }
       }
     }
-    if (shared) cluster_barrier(), cluster_barrier();
     cluster_farewell();
     return;
   }
 
-  if (WARPGROUPS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  if (WARPGROUPS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(TOKENS > 160 ? 240 : 232));
   float upper[SUMS] = {}, lower[SUMS] = {};
   const u32 my_empty = lane < CLUSTER ? remote_address(empty, lane) : 0;
   auto release = [&](int k) {  // only if it is filled again, so that every signal has arrived before a CTA leaves
-    if (lane < CLUSTER && (!shared || lane == my_rank) && k + STAGES < blocks) arrive_remote(my_empty + k % STAGES * 8);
+    if (lane < CLUSTER && k + STAGES < a.column_blocks) arrive_remote(my_empty + k % STAGES * 8);
   };
   auto take = [&](Fragments& f, int k) {
     barrier_wait(full + k % STAGES * 8, k / STAGES & 1);
@@ -207,45 +214,20 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   // Two sets of fragments, as a product in flight still reads its own.
   Fragments even, odd;
   take(even, 0);
-  for (int k = 0; k < blocks; k += 2) {
+  for (int k = 0; k < a.column_blocks; k += 2) {
     multiply_stage(upper, lower, even, x_of(k));
     if (k > 0) {
       wait_products<1>(upper, lower);
       release(k - 1);
     }
-    if (k + 1 == blocks) break;
+    if (k + 1 == a.column_blocks) break;
     take(odd, k + 1);
     multiply_stage(upper, lower, odd, x_of(k + 1));
     wait_products<1>(upper, lower);
     release(k);
-    if (k + 2 < blocks) take(even, k + 2);
+    if (k + 2 < a.column_blocks) take(even, k + 2);
   }
   wait_products<0>(upper, lower);
-
-  int t_begin = 0, t_end = TOKENS / 8;  // eights of tokens whose results are made here
-  if (shared) {
-    asm volatile("bar.sync 1, %0;" ::"n"(128 * WARPGROUPS) : "memory");
-    const u32 sums = base + warp * (TOKENS / 4) * 512 + lane * 16;
-#pragma unroll
-    for (int t = 0; t < TOKENS / 8; t++) {
-      store_shared_16(sums + t * 1024, upper + t * 4);
-      store_shared_16(sums + t * 1024 + 512, lower + t * 4);
-    }
-    cluster_barrier();
-    t_begin = TOKENS / 8 * my_rank / CLUSTER, t_end = TOKENS / 8 * (my_rank + 1) / CLUSTER;
-#pragma unroll
-    for (int t = 0; t < TOKENS / 8; t++) {
-      if (t < t_begin || t >= t_end) continue;
-      float4 high = {0.f, 0.f, 0.f, 0.f}, low = {0.f, 0.f, 0.f, 0.f};
-      for (int other = 0; other < CLUSTER; other++) {
-        add(high, load_remote(sums + t * 1024, other));
-        add(low, load_remote(sums + t * 1024 + 512, other));
-      }
-      upper[t * 4] = high.x, upper[t * 4 + 1] = high.y, upper[t * 4 + 2] = high.z, upper[t * 4 + 3] = high.w;
-      lower[t * 4] = low.x, lower[t * 4 + 1] = low.y, lower[t * 4 + 2] = low.z, lower[t * 4 + 3] = low.w;
-    }
-    cluster_barrier();
-  }
 
   // Results: each warp turns its 32 rows × TOKENS around in memory that the ring no longer needs.
   asm volatile("bar.sync 1, %0;" ::"n"(128 * WARPGROUPS) : "memory");
@@ -258,7 +240,6 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
     bias[i] = a.bias && row0 + i * 8 + group4 < a.rows ? widen(a.bias[row0 + i * 8 + group4]) : 0.f;
 #pragma unroll
   for (int t = 0; t < TOKENS / 8; t++) {
-    if (t < t_begin || t >= t_end) continue;
     const u32 r0 = round_pair(upper[t * 4] + bias[0], upper[t * 4 + 1] + bias[0]);
     const u32 r1 = round_pair(upper[t * 4 + 2] + bias[1], upper[t * 4 + 3] + bias[1]);
     const u32 r2 = round_pair(lower[t * 4] + bias[2], lower[t * 4 + 1] + bias[2]);
@@ -269,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   __syncwarp();
   const int row = row0 + lane % 4 * 8;
 #pragma unroll 4
-  for (int t = t_begin * 8 + lane / 4; t < t_end * 8; t += 8) {
+  for (int t = lane / 4; t < TOKENS; t += 8) {
     const int token = tile_n * TOKENS + t;
     if (token >= a.tokens || row >= a.rows) continue;
     const u32 source = mine + t * STRIDE + lane % 4 * 16;
