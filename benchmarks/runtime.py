@@ -359,8 +359,8 @@ def ceiling(
 
 SIDES: dict[str, tuple[Make | None, str]] = {
     "dense": (None, "2:4"),
-    "dense FP8": (fp8, "2:4"),
     "ressa 2:4": (packed, "2:4"),
+    "dense FP8": (fp8, "2:4"),
     "ressa 2:4 in FP8": (packed_fp8, "2:4"),
     "torch 2:4": (semi_structured, "2:4"),
     "dense, 70 % zeros": (None, "0.7"),

@@ -47,6 +47,11 @@ def parse() -> argparse.Namespace:
         "--tune", type=Path, help="try every variant, write the fastest to this table and use it"
     )
     parser.add_argument("--eager", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--overlap",
+        action="store_true",
+        help="kernels may start before the one ahead has ended, as in a model",
+    )
     parser.add_argument("--output", type=Path, help="JSON")
     parser.add_argument(
         "--draw", type=Path, nargs="+", metavar="JSON", help="measure nothing: draw these results"
@@ -65,6 +70,7 @@ def main() -> None:
         raise SystemExit("The kernels need an NVIDIA GPU; there is none here.")
     torch.manual_seed(0)
     dtype = getattr(torch, options.dtype)
+    driver.OVERLAP = options.overlap
     if options.tune:
         compile_all(dtype)
     limits = ceilings("cuda")
@@ -73,6 +79,7 @@ def main() -> None:
         "torch": torch.__version__,
         "dtype": options.dtype,
         "layers": options.layers,
+        "overlap": options.overlap,
         "ceilings": limits,
         "rows": [],
     }

@@ -113,6 +113,10 @@ class PackedLinear(nn.Module):
             self._hold(packed)
         else:
             self.prepared, self.weight, self.positions = prepared, prepared.weight, None
+            if prepared.weight.is_cuda:
+                torch.cuda.synchronize(
+                    prepared.weight.device
+                )  # kernels read weights early (`kernels.driver.OVERLAP`)
 
     def extra_repr(self) -> str:
         held = "packed" if self.prepared is None else type(self.prepared).__name__

@@ -162,6 +162,39 @@ def test_every_variant_for_any_pattern(shape, tokens):
         assert float((y.double() - exact).norm() / exact.norm()) < 4e-3, variant
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 300])
+@pytest.mark.parametrize("form", ["2:4", "bitmask"])
+def test_layers_in_a_row_wait_for_each_other(form, tokens):
+    """Kernels start before those ahead have ended; each reads what the one before wrote, into memory used again."""
+    masks = [mask_24(2048, 2048) if form == "2:4" else mask_any(2048, 2048, 0.6) for _ in range(12)]
+    layers = [PackedLinear.of(packed(mask, torch.bfloat16, "cuda")) for mask in masks]
+    x = torch.randn(tokens, 2048, device="cuda", dtype=torch.bfloat16)
+
+    def through(wait):
+        y = x
+        for layer in layers:
+            y = layer(y)
+            y = y / y.float().norm(dim=-1, keepdim=True).to(y.dtype) if layer is layers[5] else y
+            if wait:
+                torch.cuda.synchronize()
+        return y
+
+    exact = through(wait=True)
+    assert bool(exact.isfinite().all())
+    for _ in range(20):
+        assert torch.equal(through(wait=False), exact)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        through(wait=False)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        result = through(wait=False)
+    for _ in range(20):
+        result.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(result, exact)
+
+
 @pytest.mark.parametrize("form", ["2:4", "bitmask"])
 def test_compile_and_graphs(form):
     mask = mask_24(256, 512) if form == "2:4" else mask_any(256, 512, 0.6)

@@ -11,8 +11,14 @@ from ressa.runtime.kernels import nvrtc
 
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_…
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_…
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6
 _CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_…
 _INVALID_CONTEXT = 201  # CUDA_ERROR_…
+
+OVERLAP = True
+"""Whether kernels made from now on start before the one ahead in their stream has ended, on Hopper and later: they
+fetch weights meanwhile and wait before they touch anything else (programmatic dependent launch). Weights must therefore
+not be written by the stream right before: who prepares them waits for the device."""
 
 
 class _LaunchAttribute(ctypes.Structure):
@@ -34,16 +40,28 @@ class Kernel:
     """One kernel in one size, to be launched on one device."""
 
     def __init__(
-        self, function: ctypes.c_void_p, device: int, grid: int, threads: int, shared: int, cluster: int
+        self,
+        function: ctypes.c_void_p,
+        device: int,
+        grid: int,
+        threads: int,
+        shared: int,
+        cluster: int,
+        overlap: bool,
     ) -> None:
         self._function, self._device = function, device
         self._launch = _driver().cuLaunchKernelEx
         self._by_stream: dict[int, _LaunchConfig] = {}  # calls come in numbers and streams are few
         self._config = _LaunchConfig((grid, 1, 1), (threads, 1, 1), shared)
+        attributes = []
         if cluster > 1:
-            value = (ctypes.c_uint * 16)(cluster, 1, 1)
-            self._config.attributes = ctypes.pointer(_LaunchAttribute(_CLUSTER_DIMENSION, 0, value))
-            self._config.attribute_count = 1
+            attributes.append(_LaunchAttribute(_CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(cluster, 1, 1)))
+        if overlap:
+            attributes.append(
+                _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, (ctypes.c_uint * 16)(1))
+            )
+        self._config.attributes = (_LaunchAttribute * len(attributes))(*attributes)
+        self._config.attribute_count = len(attributes)
 
     def __call__(self, *arguments: ctypes.Structure) -> None:
         """Launch on the device's current stream; each argument is one of the kernel's parameters."""
@@ -77,12 +95,15 @@ def kernel(
     threads: int,
     shared: int,
     cluster: int = 1,
+    overlap: bool = False,
     name: str | None = None,
 ) -> Kernel:
     """Compile (or find) a source of `cuda/` and load it. threads a CTA; shared: bytes of dynamic shared memory;
-    cluster: CTAs in one. The kernel is called like its source, or `name`."""
+    cluster: CTAs in one. overlap: whether it may start early (`OVERLAP`), as it waits itself. The kernel is called like
+    its source, or `name`."""
     function = _function(source, name or source, tuple(sorted(macros.items())), device)
-    return Kernel(function, device, grid, threads, shared, cluster)
+    early = overlap and OVERLAP and torch.cuda.get_device_capability(device) >= (9, 0)
+    return Kernel(function, device, grid, threads, shared, cluster, early)
 
 
 @cache

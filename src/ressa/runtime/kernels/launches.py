@@ -107,6 +107,7 @@ def decode_with(
         threads=variant.warps * 32,
         shared=variant.shared(most, columns, record_bytes, room),
         cluster=variant.splits,
+        overlap=True,
     )
     x_bytes, x_part = variant.x_bytes(columns, room), variant.x_part(columns)
 
@@ -159,6 +160,7 @@ def prefill_with(
         threads=128 * (variant.warpgroups + 1),
         shared=variant.shared,
         cluster=m * n,
+        overlap=True,
     )
     box = (variant.tokens // m, 64)
     # Where x lies changes from call to call, but not its address often: allocators hand out the same ones again.

@@ -220,6 +220,22 @@ DEVICE void cluster_farewell() {
 #endif
 }
 
+// A kernel may start before the one ahead of it in its stream has ended (`driver.OVERLAP`), to fetch what that one cannot
+// change: the weights. This waits for its end, and so for all before it; nothing else is read or written earlier.
+DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The kernel behind this one in the stream may start. Only after `wait_for_earlier`: whoever starts then can rely on all
+// before this kernel having ended.
+DEVICE void let_later_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The warp's number, known to the compiler to be the same in all its lanes, as addresses made of it then are.
 DEVICE int warp_index() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }
 

@@ -164,6 +164,8 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
     copy_rows(x_place(part), a.x_bytes, (const u8*)(a.x + from), a.x_stride * 2, a.tokens, width * 2,
               x_barriers + part * 8, lane);
   };
+  wait_for_earlier();
+  let_later_start();
   __syncthreads();
   for (int part = warp; part < X_ROOM; part += WARPS) load_x(part);
 

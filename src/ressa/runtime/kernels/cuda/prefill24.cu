@@ -182,18 +182,29 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
       for (int m = 0; m < CLUSTER_M; m++) same_n |= 1 << (m + CLUSTER_M * rank_n);
       for (int n = 0; n < CLUSTER_N; n++) same_m |= 1 << (rank_m + CLUSTER_M * n);
       constexpr int X_PART = TOKENS / CLUSTER_M, BLOCK_PART = BLOCKS / CLUSTER_N;
-      for (int k = 0; k < a.column_blocks; k++) {
-        const int stage = k % STAGES;
-        const u32 at = base + stage * STAGE_STRIDE, barrier = full + stage * 8;
-        if (k >= STAGES) barrier_wait(empty + stage * 8, (k / STAGES - 1) & 1);
+      auto fetch_weight = [&](int k) {
+        const u32 at = base + k % STAGES * STAGE_STRIDE, barrier = full + k % STAGES * 8;
         barrier_expect(barrier, STAGE);
-        copy_x(at + rank_m * X_PART * 128, &x_map, k * 64, tile_n * TOKENS + rank_m * X_PART, barrier, same_n);
 #pragma unroll
         for (int i = 0; i < BLOCK_PART; i++) {
           const int block = rank_n * BLOCK_PART + i, row = min(tile_m * BLOCKS + block, a.row_blocks - 1);
           copy_block(at + X_BYTES + block * BLOCK, a.weight + ((size_t)row * a.column_blocks + k) * BLOCK, barrier,
                      same_m);
         }
+      };
+      auto fetch_x = [&](int k) {
+        copy_x(base + k % STAGES * STAGE_STRIDE + rank_m * X_PART * 128, &x_map, k * 64, tile_n * TOKENS + rank_m * X_PART,
+               full + k % STAGES * 8, same_n);
+      };
+      const int ready = min(STAGES, a.column_blocks);
+      for (int k = 0; k < ready; k++) fetch_weight(k);
+      wait_for_earlier();
+      let_later_start();
+      for (int k = 0; k < ready; k++) fetch_x(k);
+      for (int k = ready; k < a.column_blocks; k++) {
+        barrier_wait(empty + k % STAGES * 8, (k / STAGES - 1) & 1);
+        fetch_weight(k);
+        fetch_x(k);
       }
     }
     cluster_farewell();
