@@ -9,15 +9,19 @@
 
 Every cell goes through `ressa prune`, `ressa repair` and `ressa evaluate`, from folder to folder; vision and language
 are pruned alike, the connector is not. A seed draws the calibration and the training samples; the test images are
-the same for all. With `--text` the perplexity on a text is measured too, as `perplexity.py` does. Every finished cell
-is a file, so a run that was cut short goes on, and a wider one adds to it.
-`--jobs` cells run at a time, spread over the GPUs there are. The tables go to `MODEL.md` and `MODEL.csv`.
+the same for all. With `--text` the perplexity on a text is measured too, as `perplexity.py` does. Methods and repairs
+may carry changes of their recipes ("sparsegpt text=own", "both kd_weight=0.5"). Every finished cell is a file, so a
+run that was cut short goes on, and a wider one adds to it; `--stop-after` cuts short by itself, tables and all.
+`--jobs` cells run at a time, in the order they are named in, spread over the GPUs there are; each worker's progress
+is in `logs/`. The tables go to `MODEL.md` and `MODEL.csv`.
 """
 
 import argparse
 import csv
+import gc
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -25,9 +29,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +43,7 @@ from ressa.files import write_json, write_text
 from ressa.recipe import EvaluateRecipe, PruneRecipe, RepairRecipe
 from ressa.report import Table, recovered
 from ressa.report.table import task_title
+from ressa.stopwatch import Stopwatch
 from ressa.sweep import relative
 from ressa.task_names import TASKS
 
@@ -65,6 +71,12 @@ METHODS: dict[str, dict[str, Any]] = {"atv": {"method": "wanda", "tokens": "atv"
 """Name → keys of the prune recipe, where the name is not simply the method's."""
 
 
+def changed(text: str) -> tuple[str, dict[str, Any]]:
+    """A name, and what is changed behind it: "NAME key=value key=value"."""
+    name, *changes = text.split()
+    return name, {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in changes)}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model that is scored: pruned by a method to a pattern, perhaps repaired, with a seed."""
@@ -82,7 +94,7 @@ class Cell:
     @property
     def name(self) -> str:
         parts = (self.method, self.pattern, str(self.seed), self.repair, self.split)
-        return "-".join(parts).replace(":", "_").replace(" ", "-")
+        return "-".join(parts).replace(":", "_").replace(" ", "-").replace("/", "_")
 
 
 DENSE = Cell("dense", "", 0)
@@ -104,27 +116,29 @@ class Study:
     device: str
     rates: Mapping[str, float]
     text: Path | None = None
+    loaders: int = 0
+    keep: bool = False
 
     @property
     def name(self) -> str:
         return Path(self.model).name
 
     def prune(self, cell: Cell) -> PruneRecipe:
-        keys = METHODS.get(cell.method, {"method": cell.method})
+        name, changes = changed(cell.method)
+        keys = METHODS.get(name, {"method": name}) | changes
         return PruneRecipe(
             model=self.model,
             output=self.folder / "pruned" / self.name / cell.pruned.name,
             pattern=cell.pattern,
-            samples=self.calibration_samples,
             seed=cell.seed,
             device=self.device,
-            **keys,
+            **({"samples": self.calibration_samples} | keys),
         )
 
     def repair(self, cell: Cell) -> RepairRecipe:
         """The repair a cell names; after the name, "key=value" changes a key of the recipe or an option."""
-        name, *changes = cell.repair.split()
-        options: dict[str, Any] = {"checkpoints": 0}
+        name, changes = changed(cell.repair)
+        options: dict[str, Any] = {"checkpoints": 0, "workers": self.loaders}
         keys: dict[str, Any] = {}
         given: dict[str, Any] = dict(REPAIRS[name])
         if name != "default":
@@ -140,10 +154,7 @@ class Study:
             rate = self.rates.get(name, RATE if key == "learning_rate" else None)
             if rate is not None:
                 given[key] = rate
-        for change in changes:
-            key, _, text = change.partition("=")
-            given[key] = yaml.safe_load(text)
-        for key, value in given.items():
+        for key, value in (given | changes).items():
             (keys if key in RepairRecipe.model_fields else options)[key] = value
         return RepairRecipe(
             model=str(self.prune(cell).output),
@@ -187,23 +198,26 @@ class Study:
         return point if point and point["identity"] == self.identity(cell) else None
 
 
-def settle(numbers: Any) -> None:
-    """In a new worker process: one GPU of those there are, one thread, no bars over each other."""
+def settle(numbers: Any, over: Any, logs: Path) -> None:
+    """In a new worker process: one GPU of those there are, one thread, a log of its own."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    number = numbers.get()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else _gpus()
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.get() % len(gpus)]
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
-    threading.Thread(target=_leave_with_the_first, daemon=True).start()
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    logs.mkdir(parents=True, exist_ok=True)
+    log = open(logs / f"{number}.log", "a", buffering=1)  # noqa: SIM115 - for as long as the process lives
+    os.dup2(log.fileno(), 2)
+    threading.Thread(target=_leave_when_over, args=(over,), daemon=True).start()
 
 
-def _leave_with_the_first() -> None:
-    """A killed run leaves no process behind that finishes its cell for nobody."""
-    first = parent_process()
-    if first is not None:
-        first.join()
-        os._exit(1)
+def _leave_when_over(over: Any) -> None:
+    """over: its other end is closed when the run is killed or its time is up, and nobody waits for a cell any more."""
+    wait([over])
+    os._exit(1)
 
 
 def _gpus() -> list[str]:
@@ -222,30 +236,40 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
     from ressa.commands.repair import run_repair
 
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    watch = Stopwatch()
     point: dict[str, Any] = {"identity": study.identity(cell)}
     model: str | Path = study.model
     if cell.method != DENSE.method:
         recipe = study.prune(cell)
-        run_prune(recipe)
+        with watch.on("prune"):
+            run_prune(recipe)
         model = recipe.output
         point["prune_seconds"] = read_manifest(model).seconds
     if cell.repair != NONE:
         repair = study.repair(cell)
-        run_repair(repair, force=True)
+        with watch.on("repair"):
+            run_repair(repair, force=True)
         model = repair.output
         manifest = read_manifest(model)
         training = manifest.model_dump(mode="json")["training"]
         point |= {"repair_seconds": manifest.seconds, "teacher": training["teacher"]}
         point |= {"trained": training["trained"], "steps": training["steps"]}
+        point |= {"held_back": training["held_back"], "repair_spent": manifest.spent}
         point["loss"] = [entry["loss"] for entry in training["history"]][-1:]
-    found = run_evaluate(study.evaluate(model, cell.split)).data
+    with watch.on("evaluate"):
+        found = run_evaluate(study.evaluate(model, cell.split)).data
     point |= {key: found[key] for key in ("tasks", "average", "sparsity", "versions", "data")}
     if study.text is not None:
-        point["perplexity"] = perplexity_of(model, study)
-    point["seconds"] = round(time.perf_counter() - started, 1)
+        with watch.on("perplexity"):
+            point["perplexity"] = perplexity_of(model, study)
+    point |= {"spent": watch.rounded(), "seconds": round(sum(watch.seconds.values()), 1)}
+    if torch.cuda.is_available():  # what this cell took is the other workers' again
+        point["gigabytes"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     write_json(study.point(cell), point)
-    if cell.repair != NONE:
+    if cell.repair != NONE and not study.keep:
         shutil.rmtree(model)
     return point
 
@@ -262,8 +286,11 @@ def perplexity_of(model: str | Path, study: Study) -> float:
     return perplexity(vlm.model, vlm.processor.tokenizer, read_text(study.text))
 
 
-def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
-    """Run the cells that are missing, prunings before the repairs that start from them; how many failed."""
+def carry_out(study: Study, cells: Iterable[Cell], jobs: int, stop_at: float = math.inf) -> int:
+    """Run the cells that are missing, prunings before the repairs that start from them; how many failed.
+
+    stop_at: by `time.monotonic`; what is unfinished then is given up, and does not count as failed.
+    """
     missing = list(dict.fromkeys(cell for cell in cells if study.read(cell) is None))
     plain = [cell for cell in missing if cell.repair == NONE]
     repairs = [cell for cell in missing if cell.repair != NONE]
@@ -274,19 +301,45 @@ def carry_out(study: Study, cells: Iterable[Cell], jobs: int) -> int:
     numbers: Any = context.Queue()
     for number in range(jobs):
         numbers.put(number)
-    with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=(numbers,)) as pool:
-        for phase in phases:
-            running = {pool.submit(run, study, cell): cell for cell in phase}
-            for future in as_completed(running):
-                cell, done = running[future], done + 1
-                left = (time.perf_counter() - started) / done * (total - done)
-                try:
-                    said = f"average {future.result()['average']:.1f}, {future.result()['seconds']:.0f} s"
-                except Exception as problem:
-                    failed += 1
-                    said = f"failed: {''.join(traceback.format_exception(problem))}"
-                print(f"[{done}/{total}, {left / 60:.1f} min left] {cell.name}: {said}", flush=True)
+    over, end = context.Pipe(duplex=False)
+    clock = threading.Timer(min(stop_at - time.monotonic(), threading.TIMEOUT_MAX), end.close)
+    clock.daemon = True
+    clock.start()
+    made = (numbers, over, study.folder / "logs")
+    try:
+        with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=made) as pool:
+            for phase in phases:
+                running = {pool.submit(run, study, cell): cell for cell in phase}
+                for future in as_completed(running):
+                    cell = running[future]
+                    try:
+                        said = told(future.result())
+                    except BrokenExecutor:
+                        raise
+                    except Exception as problem:
+                        failed += 1
+                        said = f"failed: {''.join(traceback.format_exception(problem))}"
+                    done += 1
+                    left = (time.perf_counter() - started) / done * (total - done)
+                    print(f"[{done}/{total}, {left / 60:.1f} min left] {cell.name}: {said}", flush=True)
+    except BrokenExecutor as problem:
+        if time.monotonic() < stop_at:
+            print(f"a worker died ({problem}): the last of its log, in {study.folder / 'logs'}, may say why")
+            return failed + total - done
+        print(f"The time is up with {total - done} cells unfinished: the same command goes on with them.")
+    finally:
+        clock.cancel()
     return failed
+
+
+def told(point: Mapping[str, Any]) -> str:
+    """A finished cell in one line: what it scores and what it took."""
+    parts = [f"{task} {score:.1f}" for task, score in scores(point).items()]
+    parts += [f"perplexity {point['perplexity']:.2f}"] if "perplexity" in point else []
+    spent = {**point["spent"], **{f"repair's {what}": s for what, s in point.get("repair_spent", {}).items()}}
+    took = ", ".join(f"{what} {seconds:.0f}" for what, seconds in spent.items())
+    memory = f", {point['gigabytes']} GB" if "gigabytes" in point else ""
+    return f"{', '.join(parts)}; {point['seconds']:.0f} s ({took}){memory}"
 
 
 def choose_rates(study: Study, repairs: Iterable[str], rates: Sequence[float], jobs: int) -> dict[str, float]:
@@ -398,7 +451,9 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="embedded-llava")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/compare"))
     parser.add_argument("--name", help="of the tables' files (default: the model's)")
-    parser.add_argument("--methods", default="random,magnitude,wanda,sparsegpt,dsnot,atv")
+    parser.add_argument(
+        "--methods", default="random,magnitude,wanda,sparsegpt,dsnot,atv", help="'': the dense model alone"
+    )
     parser.add_argument("--patterns", default="0.5,0.6,0.7,2:4,4:8")
     parser.add_argument("--repairs", default=NONE, help=f"of {NONE}, {', '.join(REPAIRS)}, each with changes")
     parser.add_argument("--seeds", default="0,1,2")
@@ -413,10 +468,18 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=50, help="images that retrieval chooses among")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument(
+        "--loaders", type=int, default=0, help="processes that encode the samples of one repair"
+    )
+    parser.add_argument(
+        "--stop-after", type=float, default=math.inf, help="seconds to give up unfinished cells after"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave repaired models where they are")
     parser.add_argument("--text", type=Path, help="a text file, or a folder of them, for perplexity")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--smoke", action="store_true", help="one small cell of each kind")
     options = parser.parse_args()
+    stop_at = time.monotonic() + options.stop_after
     if options.smoke:
         options.methods, options.patterns, options.seeds = "wanda", "2:4", "0"
         options.repairs, options.tasks = f"{NONE},both", "gqa,caption"
@@ -434,16 +497,19 @@ def main() -> None:
         device=options.device,
         rates={},
         text=options.text,
+        loaders=options.loaders,
+        keep=options.keep,
     )
     repairs = [" ".join(text.split()) for text in options.repairs.split(",")]
     unknown = [text for text in repairs if text.split()[0] not in (NONE, *REPAIRS)]
     if unknown:
         parser.error(f"there is no repair '{unknown[0]}': choose from {NONE}, {', '.join(REPAIRS)}")
+    methods = [" ".join(text.split()) for text in options.methods.split(",") if text.strip()]
     cells = [
         Cell(method, pattern, seed, repair)
         for seed in map(int, options.seeds.split(","))
         for pattern in options.patterns.split(",")
-        for method in options.methods.split(",")
+        for method in methods
         for repair in repairs
     ]
     for cell in cells:
@@ -451,7 +517,7 @@ def main() -> None:
     if options.rates:
         rates = [float(text) for text in options.rates.split(",")]
         study = replace(study, rates=choose_rates(study, repairs, rates, options.jobs))
-    failed = carry_out(study, [DENSE, *cells], options.jobs)
+    failed = carry_out(study, [DENSE, *cells], options.jobs, stop_at)
     dense = study.read(DENSE)
     if dense is not None:
         name = options.name or study.name

@@ -68,6 +68,7 @@ class PretrainedRecipe(Recipe):
     warmup: int = 50
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
+    save_every: float = 120  # its state is of 2 GB
 
 
 SMOKE = PretrainedRecipe(scenes=48, held=16, projector_steps=2, steps=2, batch=4, warmup=1)

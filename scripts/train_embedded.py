@@ -5,7 +5,7 @@
 
 Stage 1 teaches the vision tower to name what each patch shows; without it the same time gives a far weaker model.
 Stage 2 trains the whole VLM on questions and captions; each image is encoded once for all texts that ask about it.
-Everything is drawn from (seed, step), and the state is saved every minute: a killed run goes on where it was.
+Everything is drawn from (seed, step), and the state is saved every so often: a killed run goes on where it was.
 """
 
 import argparse
@@ -60,6 +60,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     caption_weight: float = 0.5
+    save_every: float = 60  # seconds
 
 
 SMOKE = Recipe(scenes=96, held=32, vision_steps=3, vision_batch=16, steps=4, batch=8, warmup=2)
@@ -427,7 +428,7 @@ class Run:
                 report(done)
                 seen_at = time.time()
             out_of_time = time.time() > self.stop_at
-            if done == steps or out_of_time or time.time() - saved > 60:
+            if done == steps or out_of_time or time.time() - saved > recipe.save_every:
                 half = state_file.with_suffix(".tmp")
                 state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
                 torch.save({**state, "step": done, "steps": steps}, half)

@@ -1,5 +1,7 @@
 """An image is processed once while it is remembered, and the outputs do not change."""
 
+import pickle
+
 import torch
 from PIL import Image
 from transformers import BatchFeature
@@ -67,3 +69,13 @@ def test_outputs_that_cannot_be_taken_apart_are_passed_on_unchanged():
 
 def test_everything_else_is_the_wrapped_processors():
     assert RememberingImageProcessor(Fixed()).size == 7
+
+
+def test_it_goes_to_another_process_without_its_memory():
+    (red,) = colours("red")
+    processor = RememberingImageProcessor(Fixed(), size=3)
+    processor([red])
+    sent = pickle.loads(pickle.dumps(processor))
+    assert sent._size == 3
+    assert not sent._memory
+    assert sent([red])["pixel_values"].tolist() == [[255, 0, 0]]

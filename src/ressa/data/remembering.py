@@ -36,6 +36,10 @@ class RememberingImageProcessor:
         self._memory: OrderedDict[int, tuple[weakref.ref[Image.Image], Row]] = OrderedDict()
         self._separable = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What goes to another process, a data loader's: the memory stays."""
+        return type(self), (self._wrapped, self._size)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_wrapped"], name)
 
