@@ -5,6 +5,7 @@
         --repairs none,reconstruct,lora,lora_remask,masked_finetune,task,kd,both         # repairs
     python benchmarks/compare.py embedded-llava -o runs/compare --methods wanda --patterns 2:4 \\
         --repairs "both,both kd_weight=0.5,both rank_language=4"                          # ablations
+    python benchmarks/compare.py embedded-llava -o runs/compare --cells cells.txt           # those, in this order
     python benchmarks/compare.py embedded-llava -o runs/compare --smoke                   # seconds, on any machine
 
 Every cell goes through `ressa prune`, `ressa repair` and `ressa evaluate`, from folder to folder; vision and language
@@ -196,6 +197,15 @@ class Study:
         path = self.point(cell)
         point = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return point if point and point["identity"] == self.identity(cell) else None
+
+
+def read_cells(path: Path) -> list[tuple[str, str, str]]:
+    """Method, pattern and repair of each line of a file; what is behind a # is not read."""
+    lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    parts = [[" ".join(part.split()) for part in line.split("|")] for line in lines if line]
+    if bad := [" | ".join(part) for part in parts if len(part) != 3]:
+        sys.exit(f"'{bad[0]}' in {path} is not METHOD | PATTERN | REPAIR.")
+    return [(method, pattern, repair) for method, pattern, repair in parts]
 
 
 def settle(numbers: Any, over: Any, logs: Path) -> None:
@@ -456,6 +466,11 @@ def main() -> None:
     )
     parser.add_argument("--patterns", default="0.5,0.6,0.7,2:4,4:8")
     parser.add_argument("--repairs", default=NONE, help=f"of {NONE}, {', '.join(REPAIRS)}, each with changes")
+    parser.add_argument(
+        "--cells",
+        type=Path,
+        help="a file of lines METHOD | PATTERN | REPAIR to run instead of all combinations",
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--calibration-samples", type=int, default=128)
     parser.add_argument("--samples", type=int, default=12_800, help="training samples of a repair")
@@ -501,17 +516,15 @@ def main() -> None:
         keep=options.keep,
     )
     repairs = [" ".join(text.split()) for text in options.repairs.split(",")]
-    unknown = [text for text in repairs if text.split()[0] not in (NONE, *REPAIRS)]
+    methods = [" ".join(text.split()) for text in options.methods.split(",") if text.strip()]
+    patterns, seeds = options.patterns.split(","), [int(text) for text in options.seeds.split(",")]
+    wanted = [(method, pattern, repair) for pattern in patterns for method in methods for repair in repairs]
+    if options.cells:
+        wanted = read_cells(options.cells)
+    unknown = [repair for _, _, repair in wanted if repair.split()[0] not in (NONE, *REPAIRS)]
     if unknown:
         parser.error(f"there is no repair '{unknown[0]}': choose from {NONE}, {', '.join(REPAIRS)}")
-    methods = [" ".join(text.split()) for text in options.methods.split(",") if text.strip()]
-    cells = [
-        Cell(method, pattern, seed, repair)
-        for seed in map(int, options.seeds.split(","))
-        for pattern in options.patterns.split(",")
-        for method in methods
-        for repair in repairs
-    ]
+    cells = [Cell(method, pattern, seed, repair) for seed in seeds for method, pattern, repair in wanted]
     for cell in cells:
         study.identity(cell)  # what is wrong with a recipe is known at once
     if options.rates:
@@ -521,7 +534,8 @@ def main() -> None:
     dense = study.read(DENSE)
     if dense is not None:
         name = options.name or study.name
-        made = [table(study, cells, pattern, dense) for pattern in options.patterns.split(",")]
+        patterns = list(dict.fromkeys(cell.pattern for cell in cells)) or patterns[:1]
+        made = [table(study, cells, pattern, dense) for pattern in patterns]
         text = "\n".join(f"**{one.title}**\n\n{one.markdown()}" for one in made)
         write_text(options.output / f"{name}.md", text)
         write_text(options.output / f"{name}.csv", csv_of(study, cells, dense))

@@ -1,4 +1,5 @@
-"""Where ressa keeps what it can make again: the embedded scenes, the answers of evaluations that were cut short."""
+"""Where ressa keeps what it can make again: the embedded scenes, a model's own texts, the answers of evaluations that
+were cut short."""
 
 import os
 from pathlib import Path

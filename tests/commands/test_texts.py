@@ -18,9 +18,10 @@ def pruned(ressa, world, output, *options):
     return ressa("prune", world.llava, "-o", output, "--calibration", world.data, *FEW, *options)
 
 
-def test_a_model_is_calibrated_on_what_it_writes_itself(ressa, world, tmp_path):
+def test_a_model_is_calibrated_on_what_it_writes_itself(ressa, world, tmp_path, monkeypatch):
     texts = {}
     for name, options in {"own": ("--text", "own"), "again": ("--text", "own"), "none": ()}.items():
+        monkeypatch.setenv("RESSA_CACHE", str(tmp_path / "cache" / name))
         said = pruned(ressa, world, tmp_path / name, *options)
         assert said.status == 0, said.err
         manifest = json.loads((tmp_path / name / "ressa.json").read_text())
@@ -33,6 +34,22 @@ def test_a_model_is_calibrated_on_what_it_writes_itself(ressa, world, tmp_path):
     layers = [key for key in own if not torch.equal(own[key], none[key])]
     assert layers
     assert all("vision" not in key for key in layers), "texts show nothing to the vision tower"
+
+
+def test_what_it_wrote_is_kept_for_the_next_run(ressa, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESSA_CACHE", str(tmp_path / "cache"))
+    assert pruned(ressa, world, tmp_path / "first", "--text", "own").status == 0
+    (kept,) = (tmp_path / "cache" / "texts").glob("*.json")
+    note = json.loads(kept.read_text())
+    assert len(note["texts"]) == 4
+    kept.write_text(json.dumps(note | {"texts": ["red", "blue"]}))
+    assert pruned(ressa, world, tmp_path / "second", "--text", "own").status == 0
+    assert pruned(ressa, world, tmp_path / "third", "--text", "own", "--seed", "1").status == 0
+    counts = [
+        json.loads((tmp_path / name / "ressa.json").read_text())["calibration"]["text"]["samples"]
+        for name in ("first", "second", "third")
+    ]
+    assert counts == [4, 2, 4]
 
 
 def test_texts_of_a_file_are_repaired_on_and_held_back(ressa, world, tmp_path):

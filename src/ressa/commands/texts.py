@@ -1,17 +1,21 @@
 """Plain text that calibration and repair see beside pictures: from files, or what the dense model writes."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ressa.cache import cache_folder
 from ressa.data.batcher import Batcher, batcher_of
 from ressa.data.own_text import own_text
 from ressa.data.plain_text import passages, read_text
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
-from ressa.files import read_json, write_json
+from ressa.files import check_writable, read_json, write_json
+from ressa.locks import held
 from ressa.processes import is_first, meet
+from ressa.provenance import fingerprint, fingerprint_weights, versions
 from ressa.recipe import PruneRecipe, RepairRecipe
 from ressa.recipe.text import OWN
 
@@ -49,7 +53,8 @@ def texts_for(
     else:
         note = work / "text.json"
         if is_first() and read_json(note) is None:
-            write_json(note, {"texts": _written(recipe, dense, device)})
+            written = own_texts(dense, device, recipe.text_samples, recipe.text_tokens, recipe.seed)
+            write_json(note, {"texts": written})
         meet(device)
         found = read_json(note)["texts"]
     samples = [Sample(None, "", text, f"text {number}") for number, text in enumerate(found) if text.strip()]
@@ -68,7 +73,26 @@ def mixed(samples: Sequence[Sample], texts: Sequence[Sample], share: float, seed
     return together
 
 
-def _written(recipe: PruneRecipe | RepairRecipe, dense: "Vlm", device: "torch.device") -> list[str]:
+def own_texts(dense: "Vlm", device: "torch.device", count: int, tokens: int, seed: int) -> list[str]:
+    """What the dense model writes where it is, or on `device`; kept in ressa's cache, as every pruning and repair of a
+    model wants the same. While one process writes, others wait for what it writes."""
+    model = dense.model
+    decides = {"count": count, "tokens": tokens, "seed": seed, "device": device.type, "versions": versions()}
+    decides["weights"] = fingerprint_weights(model.state_dict().values())
+    place = cache_folder() / "texts" / f"{fingerprint([json.dumps(decides, sort_keys=True)])}.json"
+    try:
+        check_writable(place)
+    except UsageError:  # a machine that keeps nothing
+        return _written(dense, device, count, tokens, seed)
+    with held(place, wait=True):
+        if (kept := read_json(place)) is not None:
+            return kept["texts"]
+        texts = _written(dense, device, count, tokens, seed)
+        write_json(place, {"texts": texts, **decides})
+    return texts
+
+
+def _written(dense: "Vlm", device: "torch.device", count: int, tokens: int, seed: int) -> list[str]:
     import torch
 
     from ressa.checkpoint import size_of
@@ -82,14 +106,8 @@ def _written(recipe: PruneRecipe | RepairRecipe, dense: "Vlm", device: "torch.de
             )
         model.to(device)
     try:
-        return own_text(
-            model,
-            dense.processor.tokenizer,
-            recipe.text_samples,
-            recipe.text_tokens,
-            seed=recipe.seed,
-            batch_size=_at_a_time(model, recipe.text_tokens),
-        )
+        at_a_time = _at_a_time(model, tokens)
+        return own_text(model, dense.processor.tokenizer, count, tokens, seed=seed, batch_size=at_a_time)
     finally:
         if model.device != home:
             model.to(home)
@@ -98,6 +116,10 @@ def _written(recipe: PruneRecipe | RepairRecipe, dense: "Vlm", device: "torch.de
 def _at_a_time(model: Any, tokens: int) -> int:
     """So many texts that their keys and values stay within `_CACHE`."""
     config = model.config.get_text_config()
-    bytes_of_text = 2 * config.num_hidden_layers * config.hidden_size * 2 * tokens
+    heads = getattr(config, "num_attention_heads", 1)
+    shared = (
+        getattr(config, "num_key_value_heads", None) or heads
+    )  # heads that have keys and values of their own
+    bytes_of_text = 2 * config.num_hidden_layers * config.hidden_size * shared // heads * 2 * tokens
     most = _MOST if model.device.type == "cuda" else _MOST_ON_A_CPU
     return max(1, min(most, _CACHE // bytes_of_text))
