@@ -173,8 +173,17 @@ def pick(
     which = torch.where(there, chance, -1.0).topk(asked, 1).indices
     told = torch.randint(TOLD, (len(rows),), generator=draws, device=rows.device)
     across = rows[:, None]
-    texts = [data["prompts"][across, which], data["answers"][across, which], data["captions"][rows, told]]
-    return [text.long() for text in texts], data["kinds"][across, which].long()
+    texts = [
+        token_ids(data["prompts"], across, which),
+        token_ids(data["answers"], across, which),
+        token_ids(data["captions"], rows, told),
+    ]
+    return texts, data["kinds"][across, which].long()
+
+
+def token_ids(texts: Tensor, *at: Tensor) -> Tensor:
+    """int64 of a uint16 tensor at these indices; CUDA indexes uint16 only as what it is not."""
+    return texts.view(torch.int16)[at].long() & 0xFFFF
 
 
 # Stage 1: the vision tower names what each patch shows
