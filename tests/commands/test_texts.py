@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from ressa.checkpoint import load
 from ressa.commands.texts import mixed
 from ressa.data import Batcher, Sample
 from ressa.data.batcher import IGNORED
+from ressa.repairing.config import RepairConfig
 from ressa.repairing.held_back import hold_back, hold_back_text
+from ressa.repairing.token_objective import TokenObjective
 
 FEW = ("--samples", "6", "--text-samples", "4", "--text-tokens", "8")
 
@@ -129,8 +132,6 @@ def test_plain_text_is_all_label_and_ends_with_nothing(world):
     assert alone["input_ids"].tolist() == [expected]
     assert alone["labels"][0, begins:].tolist() == expected[begins:]
     assert (alone["labels"][0, :begins] == IGNORED).all()
-    from PIL import Image
-
     seen = Sample(Image.new("RGB", (16, 16)), "which colour ?", "red")
     both = batcher.training([seen, Sample(None, "", text)])
     real = both["attention_mask"][1].bool()
@@ -138,3 +139,26 @@ def test_plain_text_is_all_label_and_ends_with_nothing(world):
     with torch.no_grad():
         together, apart = vlm.model(**both).logits[1][real], vlm.model(**alone).logits[0]
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+
+def test_texts_weigh_by_their_number_and_not_by_their_tokens(world):
+    vlm = load(world.llava)
+    batcher = Batcher(vlm.processor, vlm.model.config)
+    objective = TokenObjective(batcher, RepairConfig(objective="task"))
+    picture = Image.new("RGB", (16, 16))
+    seen = [Sample(picture, "which colour ?", target) for target in ("red", "the blue dog", "two")]
+    read = [Sample(None, "", "a red cat sees two blue dogs near a green tree . " * 3)]
+
+    def loss(samples, whole=None):
+        batch = batcher.training(samples)
+        counts = objective.counts([batch] if whole is None else [batcher.training(part) for part in whole])
+        ((weight, value),) = objective.losses(vlm.model, vlm.model, None, batch, counts).values()
+        return weight * value
+
+    with torch.no_grad():
+        together, answers, texts = loss(seen + read), loss(seen), loss(read)
+        parts = [seen[:2], seen[2:] + read]
+        in_parts = sum(loss(part, parts) for part in parts)
+    torch.testing.assert_close(together, 0.75 * answers + 0.25 * texts)
+    torch.testing.assert_close(in_parts, together)
+    assert not torch.isclose(answers, texts, rtol=1e-3)

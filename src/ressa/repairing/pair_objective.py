@@ -62,7 +62,7 @@ class PairObjective:
         inputs: dict[str, Any],
         counts: Tensor,
     ) -> Losses:
-        config, encoder, apart, count = self.config, self.encoder, inputs["negatives"], counts[0]
+        config, encoder, apart, count = self.config, self.encoder, inputs["negatives"], counts[0].clamp_min(1)
         theirs = None
         if teacher is not None:
             with torch.no_grad():

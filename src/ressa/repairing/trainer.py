@@ -88,9 +88,7 @@ class RepairTrainer(Trainer):
             num_items_in_batch = self.objective.counts([inputs]).to(self.args.device)
         inputs = cast_floats(inputs, next(self.network.parameters()).dtype)
         with misfit_told():
-            parts = self.objective.losses(
-                model, self.network, self.teacher, inputs, num_items_in_batch.clamp_min(1)
-            )
+            parts = self.objective.losses(model, self.network, self.teacher, inputs, num_items_in_batch)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         for name, (_, value) in parts.items():
             self._parts[name] = self._parts.get(name, 0) + value.detach()
