@@ -415,7 +415,7 @@ def table(study: Study, cells: Sequence[Cell], pattern: str, dense: Mapping[str,
         gains, shares = [], []
         for point, pruned in pairs:
             if repair != NONE and point and pruned:
-                gains.append(100 * (point["average"] / pruned["average"] - 1))
+                gains += [100 * (point["average"] / pruned["average"] - 1)] if pruned["average"] else []
                 share = recovered(dense["average"], pruned["average"], point["average"])
                 shares += [] if share is None else [100 * share]
         zeros = [mean(point["sparsity"][tower] for point in points) for tower in ("vision", "language")]

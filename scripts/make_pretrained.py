@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pretrained_towers import convert
 from tokenizers import AddedToken
 from torch import Tensor, nn
-from train_embedded import Recipe, Run, cross_entropy, draw, joined, pick, right_answers, to_device
+from train_embedded import Recipe, Run, cross_entropy, draw, joined, pick, to_device
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -194,7 +194,7 @@ class Trainer(nn.Module):
         there = targets >= 0
         logits = self.model.lm_head(hidden[there])
         hit = torch.ones_like(there)
-        hit[there] = right_answers(logits, targets[there])
+        hit[there] = logits.argmax(-1) == targets[there]
         return cross_entropy(logits, targets[there]), hit.all(-1)
 
     def normalise(self, pixels: Tensor) -> Tensor:
