@@ -11,7 +11,8 @@
 Every cell goes through `ressa prune`, `ressa repair` and `ressa evaluate`, from folder to folder; vision and language
 are pruned alike, the connector is not. A seed draws the calibration and the training samples; the test images are
 the same for all. With `--text` the perplexity on a text is measured too, as `perplexity.py` does. Methods and repairs
-may carry changes of their recipes ("sparsegpt text=own", "both kd_weight=0.5"). Every finished cell is a file, so a
+may carry changes of their recipes ("sparsegpt text=own", "both kd_weight=0.5"), and one repair may follow another
+("reconstruct then both"). Every finished cell is a file, so a
 run that was cut short goes on, and a wider one adds to it; `--stop-after` cuts short by itself, tables and all.
 `--jobs` cells run at a time, in the order they are named in, spread over the GPUs there are; each worker's progress
 is in `logs/`. The tables go to `MODEL.md` and `MODEL.csv`.
@@ -30,7 +31,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -48,7 +50,7 @@ from ressa.stopwatch import Stopwatch
 from ressa.sweep import relative
 from ressa.task_names import TASKS
 
-NONE = "none"
+NONE, THEN = "none", " then "
 REPAIRS: dict[str, dict[str, Any]] = {
     "reconstruct": {"method": "reconstruct"},
     "lora": {"method": "lora"},
@@ -93,6 +95,18 @@ class Cell:
         return Cell(self.method, self.pattern, self.seed)
 
     @property
+    def steps(self) -> list[str]:
+        """The repairs, one after the other."""
+        return [] if self.repair == NONE else self.repair.split(THEN)
+
+    @property
+    def start(self) -> "Cell | None":
+        """Whose model this one's is made from; None where that is the dense one."""
+        if self.repair == NONE:
+            return None
+        return replace(self, repair=THEN.join(self.steps[:-1]) or NONE, split=DENSE.split)
+
+    @property
     def name(self) -> str:
         parts = (self.method, self.pattern, str(self.seed), self.repair, self.split)
         return "-".join(parts).replace(":", "_").replace(" ", "-").replace("/", "_")
@@ -129,7 +143,7 @@ class Study:
         keys = METHODS.get(name, {"method": name}) | changes
         return PruneRecipe(
             model=self.model,
-            output=self.folder / "pruned" / self.name / cell.pruned.name,
+            output=self.place(cell.pruned),
             pattern=cell.pattern,
             seed=cell.seed,
             device=self.device,
@@ -138,7 +152,7 @@ class Study:
 
     def repair(self, cell: Cell) -> RepairRecipe:
         """The repair a cell names; after the name, "key=value" changes a key of the recipe or an option."""
-        name, changes = changed(cell.repair)
+        name, changes = changed(cell.steps[-1])
         options: dict[str, Any] = {"checkpoints": 0, "workers": self.loaders}
         keys: dict[str, Any] = {}
         given: dict[str, Any] = dict(REPAIRS[name])
@@ -157,15 +171,21 @@ class Study:
                 given[key] = rate
         for key, value in (given | changes).items():
             (keys if key in RepairRecipe.model_fields else options)[key] = value
+        assert cell.start is not None
         return RepairRecipe(
-            model=str(self.prune(cell).output),
+            model=str(self.place(cell.start)),
             dense=self.model,
-            output=self.folder / "repaired" / self.name / cell.name,
+            output=self.place(cell),
             seed=cell.seed,
             device=self.device,
             options=options,
             **keys,
         )
+
+    def place(self, cell: Cell) -> Path:
+        """The folder of a cell's model."""
+        kind = "pruned" if cell.repair == NONE else "repaired"
+        return self.folder / kind / self.name / (cell.pruned if cell.repair == NONE else cell).name
 
     def evaluate(self, model: str | Path, split: str) -> EvaluateRecipe:
         return EvaluateRecipe(
@@ -190,6 +210,9 @@ class Study:
             found["prune"] = self.prune(cell).identity()
         if cell.repair != NONE:
             found["repair"] = self.repair(cell).identity() | {"model": None}
+        if len(cell.steps) > 1:
+            assert cell.start is not None
+            found["start"] = self.identity(cell.start)
         return found
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
@@ -236,8 +259,8 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def run(study: Study, cell: Cell) -> dict[str, Any]:
-    """Make a cell's model, score it, and note both."""
+def run(study: Study, cell: Cell, keep: bool) -> dict[str, Any]:
+    """Make a cell's model, score it, and note both; keep: leave a repaired model where it is."""
     import torch
 
     from ressa.checkpoint import read_manifest
@@ -249,7 +272,7 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
     watch = Stopwatch()
     point: dict[str, Any] = {"identity": study.identity(cell)}
     model: str | Path = study.model
-    if cell.method != DENSE.method:
+    if cell.method != DENSE.method and len(cell.steps) < 2:
         recipe = study.prune(cell)
         with watch.on("prune"):
             run_prune(recipe)
@@ -262,7 +285,8 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
         model = repair.output
         manifest = read_manifest(model)
         training = manifest.model_dump(mode="json")["training"]
-        point |= {"repair_seconds": manifest.seconds, "teacher": training["teacher"]}
+        before = read_manifest(repair.model).seconds if len(cell.steps) > 1 else 0.0
+        point |= {"repair_seconds": manifest.seconds + before, "teacher": training["teacher"]}
         point |= {"trained": training["trained"], "steps": training["steps"]}
         point |= {"held_back": training["held_back"], "repair_spent": manifest.spent}
         point["loss"] = [entry["loss"] for entry in training["history"]][-1:]
@@ -279,7 +303,7 @@ def run(study: Study, cell: Cell) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     write_json(study.point(cell), point)
-    if cell.repair != NONE and not study.keep:
+    if cell.repair != NONE and not keep:
         shutil.rmtree(model)
     return point
 
@@ -296,17 +320,28 @@ def perplexity_of(model: str | Path, study: Study) -> float:
     return perplexity(vlm.model, vlm.processor.tokenizer, read_text(study.text))
 
 
+def behind_their_starts(study: Study, cells: Iterable[Cell]) -> list[Cell]:
+    """Cells in order, each behind those that it starts from and whose models are not there."""
+    found: dict[Cell, None] = {}
+
+    def add(cell: Cell) -> None:
+        if cell.start is not None and not study.place(cell.start).is_dir():
+            add(cell.start)
+        found.setdefault(cell)
+
+    for cell in cells:
+        add(cell)
+    return list(found)
+
+
 def carry_out(study: Study, cells: Iterable[Cell], jobs: int, stop_at: float = math.inf) -> int:
-    """Run the cells that are missing, prunings before the repairs that start from them; how many failed.
+    """Run the cells that are missing, each as soon as what it starts from is there; how many failed.
 
     stop_at: by `time.monotonic`; what is unfinished then is given up, and does not count as failed.
     """
-    missing = list(dict.fromkeys(cell for cell in cells if study.read(cell) is None))
-    plain = [cell for cell in missing if cell.repair == NONE]
-    repairs = [cell for cell in missing if cell.repair != NONE]
-    starts = dict.fromkeys(cell.pruned for cell in repairs if not study.prune(cell).output.is_dir())
-    phases = [list(dict.fromkeys((*plain, *starts))), repairs]
-    total, done, failed, started = sum(map(len, phases)), 0, 0, time.perf_counter()
+    waiting = behind_their_starts(study, (cell for cell in cells if study.read(cell) is None))
+    starts = {cell.start for cell in waiting}
+    total, done, failed, started = len(waiting), 0, 0, time.perf_counter()
     context = get_context("spawn")
     numbers: Any = context.Queue()
     for number in range(jobs):
@@ -316,12 +351,16 @@ def carry_out(study: Study, cells: Iterable[Cell], jobs: int, stop_at: float = m
     clock.daemon = True
     clock.start()
     made = (numbers, over, study.folder / "logs")
+    running: dict[Future[dict[str, Any]], Cell] = {}
     try:
         with ProcessPoolExecutor(jobs, context, initializer=settle, initargs=made) as pool:
-            for phase in phases:
-                running = {pool.submit(run, study, cell): cell for cell in phase}
-                for future in as_completed(running):
-                    cell = running[future]
+            while waiting or running:
+                for cell in [cell for cell in waiting if cell.start not in (*waiting, *running.values())]:
+                    if len(running) < jobs:
+                        waiting.remove(cell)
+                        running[pool.submit(run, study, cell, study.keep or cell in starts)] = cell
+                for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
                     try:
                         said = told(future.result())
                     except BrokenExecutor:
@@ -521,8 +560,8 @@ def main() -> None:
     wanted = [(method, pattern, repair) for pattern in patterns for method in methods for repair in repairs]
     if options.cells:
         wanted = read_cells(options.cells)
-    unknown = [repair for _, _, repair in wanted if repair.split()[0] not in (NONE, *REPAIRS)]
-    if unknown:
+    named = [step.split()[0] for _, _, repair in wanted for step in repair.split(THEN)]
+    if unknown := [name for name in named if name not in (NONE, *REPAIRS)]:
         parser.error(f"there is no repair '{unknown[0]}': choose from {NONE}, {', '.join(REPAIRS)}")
     cells = [Cell(method, pattern, seed, repair) for seed in seeds for method, pattern, repair in wanted]
     for cell in cells:
