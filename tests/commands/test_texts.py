@@ -11,6 +11,7 @@ from ressa.commands.texts import mixed
 from ressa.data import Batcher, Sample
 from ressa.data.batcher import IGNORED
 from ressa.repairing.config import RepairConfig
+from ressa.repairing.forward import lean_forward
 from ressa.repairing.held_back import hold_back, hold_back_text
 from ressa.repairing.token_objective import TokenObjective
 
@@ -155,10 +156,18 @@ def test_texts_weigh_by_their_number_and_not_by_their_tokens(world):
         ((weight, value),) = objective.losses(vlm.model, vlm.model, None, batch, counts).values()
         return weight * value
 
-    with torch.no_grad():
+    made = []
+    vlm.model.lm_head.register_forward_hook(
+        lambda _module, _args, logits: made.append(tuple(logits.shape[:2]))
+    )
+    with torch.no_grad(), lean_forward(vlm.model):
         together, answers, texts = loss(seen + read), loss(seen), loss(read)
         parts = [seen[:2], seen[2:] + read]
         in_parts = sum(loss(part, parts) for part in parts)
     torch.testing.assert_close(together, 0.75 * answers + 0.25 * texts)
     torch.testing.assert_close(in_parts, together)
+    learned = [
+        int(objective.counts([batcher.training(part)])[:2].sum()) for part in (seen + read, seen, read)
+    ]
+    assert made[:3] == [(1, count) for count in learned], "logits are made where words are learned"
     assert not torch.isclose(answers, texts, rtol=1e-3)

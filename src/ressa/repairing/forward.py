@@ -54,6 +54,32 @@ def recorded_outputs(model: nn.Module, names: Sequence[str], outputs: list[Tenso
 
 
 @contextmanager
+def logits_at(network: nn.Module, index: Tensor, shape: tuple[int, int]) -> Iterator[list[bool]]:
+    """Within this context a model makes logits (1, positions, vocabulary) at some positions alone: a vocabulary of
+    50,000 words over every position of a picture is most of a small model's work, and of its memory.
+
+    index: which of the batch's (batch, length) positions, flattened. What it yields is empty after a forward that made
+    them everywhere, as where the states of the head are not laid out as `shape`.
+    """
+    made: list[bool] = []
+
+    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not args or args[0].dim() != 3 or args[0].shape[:2] != shape:
+            return None
+        made.append(True)
+        return (args[0].flatten(0, 1).index_select(0, index)[None], *args[1:])
+
+    model: Any = plain(network)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        yield made
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
     """Within this context attention is plain products and a softmax.
 

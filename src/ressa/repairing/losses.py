@@ -68,7 +68,8 @@ class LogitDistillation:
             raise ValueError('reduction="batch" divides by the number of samples: pass it as count')
         if self.positions == "supervised":
             supervised = targets != IGNORED
-            student, teacher = student[supervised], teacher[supervised]
+            if not supervised.all():
+                student, teacher = student[supervised], teacher[supervised]
         log_student = F.log_softmax(student.float() / self.temperature, dim=-1)
         log_teacher = F.log_softmax(teacher.float() / self.temperature, dim=-1)
         total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)

@@ -1,16 +1,16 @@
 """The objective of models that generate text: the targets' tokens, and the dense model's logits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ressa.data.batcher import Batcher
+from ressa.data.batcher import Batcher, along
 from ressa.data.sample import Sample
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.config import RepairConfig
-from ressa.repairing.forward import Forward, logits_of, recorded_outputs
+from ressa.repairing.forward import Forward, logits_at, logits_of, recorded_outputs
 from ressa.repairing.held_back import TokenExamination, examine, loss_by_frequency
 from ressa.repairing.losses import (
     IGNORED,
@@ -18,13 +18,25 @@ from ressa.repairing.losses import (
     LogitDistillation,
     TaskLoss,
     TopKDistillation,
-    align,
 )
 from ressa.repairing.objective import Examination, Losses
 from ressa.repairing.teacher import Teacher
 
-Kind = tuple[slice | Tensor, Tensor, Tensor]
+Kind = tuple[slice, Tensor, Tensor]
 """Tokens of one kind: which rows they are, what their mean weighs, and how many the whole step has."""
+
+
+class Rows(NamedTuple):
+    """The supervised positions of a batch, (tokens,) each; those of answers first, those of plain texts behind.
+
+    places: in the flattened (batch, length). targets: the token that each predicts. order: where each stood among them.
+    answers: how many are of answers.
+    """
+
+    places: Tensor
+    targets: Tensor
+    order: Tensor
+    answers: int
 
 
 class TokenObjective:
@@ -58,6 +70,7 @@ class TokenObjective:
         self.config = config
         self.shift = not batcher.encoder_decoder
         self.cache = cache
+        self.selects = self.shift  # a decoder of its own has no positions but the targets'
         self.numbered = cache is not None
         self.end = str(batcher.text.end or "")
         self.blocks = list(blocks) if config.hidden_weight else []
@@ -90,39 +103,36 @@ class TokenObjective:
         numbers = inputs.pop("sample_numbers", None)
         samples, positions = counts[2].clamp_min(1), counts[4].clamp_min(1)
         everywhere = self.config.kd_positions == "all"
+        rows = self._rows(labels)
         ours: list[Tensor] = []
         theirs: list[Tensor] = []
         teacher_logits = None
         if teacher is not None and self.cache is None:
             with recorded_outputs(teacher.network, self.blocks, theirs):
-                teacher_logits = logits_of(teacher(inputs))
-            teacher_logits = (
-                teacher_logits.flatten(0, 1) if everywhere else self._positions(teacher_logits, labels)[0]
-            )
+                teacher_logits = self._logits(teacher, teacher.network, inputs, rows, theirs)
             torch.clear_autocast_cache()  # weights cast without gradients are of no use to the student
-            theirs = [self._positions(states, labels)[0] for states in theirs]
+            theirs = [self._at(states, labels, rows.places) for states in theirs]
         with recorded_outputs(network, self.blocks, ours):
-            outputs = student(**inputs)
-        whole = logits_of(outputs)
-        logits, targets = self._positions(whole, labels)
+            whole = self._logits(lambda given: student(**given), network, inputs, rows, ours)
+        logits = whole.index_select(0, rows.places) if everywhere else whole
+        targets = rows.targets
         config = self.config
-        kinds = self._kinds(labels, counts)
+        kinds = self._kinds(rows, counts)
         parts: Losses = {}
         if config.task_weight:
             parts["task_loss"] = (config.task_weight, _mean(self.task_loss, (logits, targets), kinds))
         if config.logit_weight and teacher_logits is not None:
             if everywhere or config.kd_reduction == "batch":
                 count = samples if config.kd_reduction == "batch" else positions
-                distilled = whole.flatten(0, 1) if everywhere else logits
-                divergence = self.logit_loss(distilled, teacher_logits, targets, count)
+                divergence = self.logit_loss(whole, teacher_logits, targets, count)
             else:
                 divergence = _mean(self.logit_loss, (logits, teacher_logits, targets), kinds)
             parts["kd_loss"] = (config.logit_weight, divergence)
         elif config.logit_weight and self.cache is not None:
-            known = self.cache.rows(numbers.tolist(), logits.device)
+            known = [part[rows.order] for part in self.cache.rows(numbers.tolist(), logits.device)]
             parts["kd_loss"] = (config.logit_weight, _mean(self.known_loss, (logits, *known), kinds))
         if config.hidden_weight:
-            ours = [self._positions(states, labels)[0] for states in ours]
+            ours = [self._at(states, labels, rows.places) for states in ours]
             tokens = (counts[0] + counts[1]).clamp_min(1)
             parts["hidden_loss"] = (config.hidden_weight, self.hidden_loss(ours, theirs, targets, tokens))
         return parts
@@ -131,20 +141,55 @@ class TokenObjective:
         """Which rows (batch,) are plain text: all label, but for a token that begins it."""
         return (labels[:, :2] != IGNORED).any(1) & self.shift
 
-    def _kinds(self, labels: Tensor, counts: Tensor) -> list[Kind]:
+    def _rows(self, labels: Tensor) -> Rows:
+        targets = labels
+        if self.shift:
+            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        index = (targets != IGNORED).flatten().nonzero()[:, 0]
+        is_text = self._plain(labels).repeat_interleave(labels.shape[1])[index]
+        order = is_text.int().argsort(stable=True)
+        index = index[order]
+        return Rows(index, targets.flatten()[index], order, len(index) - int(is_text.sum()))
+
+    def _at(self, values: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """The rows of (batch, length, ...) at some positions of the labels, flattened."""
+        return along(values, labels).flatten(0, 1).index_select(0, index)
+
+    def _logits(
+        self,
+        forward: Callable[[dict[str, Any]], Any],
+        network: nn.Module,
+        inputs: dict[str, Any],
+        rows: Rows,
+        recorded: list[Tensor],
+    ) -> Tensor:
+        """Logits (rows, vocabulary) of a forward, in which states are recorded: of the supervised tokens, or of all
+        positions where the config wants these."""
+        labels = inputs["labels"]
+        if self.config.kd_positions == "all":
+            return logits_of(forward(inputs)).flatten(0, 1)
+        if self.selects:
+            try:
+                with logits_at(network, rows.places, (labels.shape[0], labels.shape[1])) as selected:
+                    logits = logits_of(forward(inputs))
+                if not selected:
+                    return self._at(logits, labels, rows.places)
+                if logits.shape[:2] == (1, len(rows.places)):
+                    return logits[0]
+            except (ValueError, IndexError, RuntimeError):
+                pass  # what is wrong for another reason is wrong below, too
+            self.selects = False  # a family that looks at all logits itself
+            recorded.clear()
+        return self._at(logits_of(forward(inputs)), labels, rows.places)
+
+    def _kinds(self, rows: Rows, counts: Tensor) -> list[Kind]:
         """The supervised tokens of answers, and of plain texts where the batch has some."""
         answers, texts, samples, plain, _ = counts
         share = plain / samples.clamp_min(1)
-        is_text = self._positions(self._plain(labels)[:, None].expand_as(labels), labels)[0]
-        if not is_text.any():
-            return [(slice(None), 1 - share, answers.clamp_min(1))]
-        return [(~is_text, 1 - share, answers.clamp_min(1)), (is_text, share, texts.clamp_min(1))]
-
-    def _positions(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of (batch, length, ...) whose targets are supervised, with these."""
-        rows, targets = align(values, labels, shift=self.shift)
-        supervised = targets != IGNORED
-        return rows[supervised], targets[supervised]
+        kinds: list[Kind] = [(slice(0, rows.answers), 1 - share, answers.clamp_min(1))]
+        if rows.answers < len(rows.places):
+            kinds.append((slice(rows.answers, None), share, texts.clamp_min(1)))
+        return kinds
 
     def examine(
         self, model: nn.Module, samples: Sequence[Sample], forward: Forward, batch_size: int, name: str
