@@ -2,8 +2,9 @@
 # What docs/results.md and benchmarks/results take from a GPU, one after the other.
 #
 #   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning command processes repair7b devices
-#                                               runtime runtime_kernels methods repairs ablations seeing
+#                                               runtime runtime_kernels methods repairs ablations seeing pretrained
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
+#   TEXT=book.txt JOBS=3 benchmarks/on_gpu.sh runs/gpu pretrained          a plain text for the perplexity
 #
 # `methods`, `repairs` and `ablations` run JOBS cells at a time; with CUDA's multi-process service
 # (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns. The others measure time: give
@@ -43,6 +44,13 @@ for step in "$@"; do
     runtime_kernels) $PYTHON benchmarks/runtime_kernels.py --output "$OUT/runtime_kernels.json" ;;
     seeing) $PYTHON benchmarks/seeing.py $MODELS -o "$OUT/seeing" --repair default --looks 60 --images 100 ;;
     methods) compare methods ;;
+    pretrained)
+      WORK=${WORK:-$OUT}
+      [ -d "$WORK/pretrained" ] ||
+        $PYTHON scripts/make_pretrained.py --output "$WORK/pretrained" --work "$WORK/pretrained-work"
+      $PYTHON benchmarks/compare.py "$WORK/pretrained" -o "$OUT/compare" --cells benchmarks/cells/pretrained.txt --seeds 0 \
+        --tasks vqa,okvqa,gqa,caption --limit 150 --jobs "$JOBS" --samples 64000 --batch-size 32 ${TEXT:+--text "$TEXT"} \
+        ${STOP_AFTER:+--stop-after "$STOP_AFTER"} ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)
       compare ablations --batch-size 64 --methods wanda --patterns 2:4,0.7 --repairs "none,both,\

@@ -374,7 +374,7 @@ def main() -> None:
     )
     parser.add_argument("--smoke", action="store_true", help="a tiny model, which runs anywhere")
     parser.add_argument("--batches", default="1,8")
-    parser.add_argument("--sides", help=f"some of {', '.join(SIDES)}; all by default")
+    parser.add_argument("--sides", help="some of " + "|".join(SIDES).replace("%", "%%"))
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="every layer; by default on a GPU"
     )
@@ -383,7 +383,7 @@ def main() -> None:
     device = "cpu" if options.smoke or not torch.cuda.is_available() else "cuda"
     size = Size(layers=2, width=64, image_tokens=4, text_tokens=4) if options.smoke else Size()
     batches = [int(batch) for batch in options.batches.split(",")]
-    sides = options.sides.split(",") if options.sides else list(SIDES)
+    sides = options.sides.split("|") if options.sides else list(SIDES)
     if device == "cpu":  # torch has neither FP8 products nor 2:4 tensors there
         sides = [side for side in sides if "FP8" not in side and "torch" not in side]
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
