@@ -168,8 +168,9 @@ class Trainer(nn.Module):
         features = model.get_image_features(self.normalise(pixels)).pooler_output
         features = torch.stack(list(features)) if isinstance(features, list | tuple) else features
         lead = embed(self.lead).expand(len(pixels), -1, -1)
-        asked, asked_targets = joined(prompts, answers)  # (B, Q, P + A)
-        spoken, spoken_targets = joined(self.caption_prompt.expand(len(pixels), 1, -1), told[:, None])
+        asked, asked_targets = trimmed(*joined(prompts, answers))  # (B, Q, at most P + A)
+        told_behind = joined(self.caption_prompt.expand(len(pixels), 1, -1), told[:, None])
+        spoken, spoken_targets = trimmed(*told_behind)
         ids = torch.cat([asked.flatten(1), spoken.flatten(1)], 1)
         shared = lead.shape[1] + features.shape[1]
         slots = [shared, *[asked.shape[2]] * asked.shape[1], spoken.shape[2]]
@@ -201,6 +202,12 @@ class Trainer(nn.Module):
         """What the processor does: bicubic to 224 px, rounded to whole levels, then ImageNet's mean and deviation."""
         large = F.interpolate(pixels.float(), (SIZE, SIZE), mode="bicubic", antialias=True)
         return (large.round().clamp(0, 255) / 255 - self.mean) / self.std
+
+
+def trimmed(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (B, Q, L) without what is padding in every row: slots are of the longest text, and most are half as long."""
+    length = int((ids != 0).any(0).any(0).sum())
+    return ids[..., :length], targets[..., :length]
 
 
 class PretrainedRun(Run):
