@@ -207,3 +207,11 @@ def test_what_cannot_be_downloaded_says_why(ressa, tmp_path):
     assert said.status == 2
     assert "coco2014, coco2017" in said.sentence
     assert os.listdir(tmp_path) == []
+
+
+def test_the_embedded_scenes_can_be_checked():
+    from ressa.commands.data import check_folder
+
+    found = check_folder("embedded", pictures=False, follow_links=False)
+    assert {row[0] for row in found.tables[0].rows} >= {"vqa, test", "gqa, train"}
+    assert not found.wrong

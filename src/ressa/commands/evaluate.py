@@ -18,7 +18,7 @@ from ressa.files import check_writable, read_json, write_json
 from ressa.locks import held
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, fingerprint_weights, versions
-from ressa.recipe import EvaluateRecipe
+from ressa.recipe import EvaluateRecipe, ReportRecipe
 from ressa.report import scores_table
 from ressa.warned import recorded
 
@@ -80,8 +80,9 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     return Outcome(data, [scores_table(data, recipe.model)], lines)
 
 
-def drawn_by(recipe: EvaluateRecipe) -> Drawn:
+def drawn_by(recipe: EvaluateRecipe | ReportRecipe) -> Drawn:
     """What the recipe asks about."""
+    asking = recipe.asking() if isinstance(recipe, EvaluateRecipe) else {}
     return draw(
         find_data(recipe.data),
         recipe.tasks,
@@ -91,7 +92,7 @@ def drawn_by(recipe: EvaluateRecipe) -> Drawn:
         seed=recipe.seed,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
-        **recipe.asking(),
+        **asking,
     )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ressa.checkpoint import DENSE, MANIFEST, Manifest, find, read_manifest
+from ressa.commands.evaluate import drawn_by
 from ressa.commands.inputs import find_data, find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time, work_folder
 from ressa.errors import UsageError
-from ressa.evaluation import Drawn, Kept, draw
+from ressa.evaluation import Drawn, Kept
 from ressa.files import read_json, write_json
 from ressa.provenance import fingerprint, versions
 from ressa.recipe import ReportRecipe
@@ -53,16 +54,7 @@ def run_report(recipe: ReportRecipe, *, force: bool = False) -> Outcome:
         raise UsageError(f"{recipe.output} is where the page's numbers go: give a name that ends in .html.")
     shown = lineage(recipe.models)
     with recorded() as said:
-        drawn = draw(
-            find_data(recipe.data),
-            recipe.tasks,
-            split=recipe.split,
-            limit=recipe.limit,
-            pool=recipe.pool or None,
-            seed=recipe.seed,
-            on_bad=recipe.on_bad_sample,
-            follow_links=recipe.follow_links,
-        )
+        drawn = drawn_by(recipe)
         # What is wrong up to here is told before PyTorch is imported.
         from ressa.report.page import models_table, write_page
         from ressa.seeing import choose, find_places
