@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,13 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a tiny model, to see that everything runs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        report = {"versions": versions(), **measure(Path(folder), options)}
-    write_json(options.output or Path(__file__).parent / "results/prune_command.json", report)
+        output = options.output or Path(__file__).parent / "results/prune_command.json"
+        for report in measure(Path(folder), options):
+            write_json(output, {"versions": versions(), **report})
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is known so far, after each command."""
     source = folder / "dense"
     make_checkpoint(source, options.layers, options.smoke)
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
@@ -54,19 +57,20 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     shutil.copytree(source, folder / "copy")
     report["copy_seconds"] = round(time.perf_counter() - started, 1)
     shutil.rmtree(folder / "copy")
+    print(f"{size / 2**30:.1f} GiB; copied in {report['copy_seconds']} s", flush=True)
     prune = ["prune", source, "--vision", "dense", "--pattern", "2:4", "--method", options.method]
     prune += ["--samples", 4 if options.smoke else 128]
     for name, more in {"prune": ["--no-stream"], "prune --stream": ["--stream"]}.items():
         output = folder / name.replace(" ", "")
         report[name] = run([*prune, "-o", output, *more])
         report[name]["spent"] = read_json(output / "ressa.json")["spent"]
+        print(name, json.dumps(report[name]), flush=True)
+        yield report
     masks = [(folder / name / "ressa_masks.safetensors").read_bytes() for name in ("prune", "prune--stream")]
     assert masks[0] == masks[1], "streaming made other masks"
     report["inspect"] = run(["inspect", folder / "prune"])
-    print(f"{size / 2**30:.1f} GiB; copied in {report['copy_seconds']} s")
-    for name in ("prune", "prune --stream", "inspect"):
-        print(name, json.dumps(report[name]))
-    return report
+    print("inspect", json.dumps(report["inspect"]), flush=True)
+    yield report
 
 
 def make_checkpoint(folder: Path, layers: int, smoke: bool) -> None:
@@ -84,6 +88,7 @@ def make_checkpoint(folder: Path, layers: int, smoke: bool) -> None:
         }
         text |= {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
         text |= {"num_key_value_heads": 32, "head_dim": 128, "vocab_size": 32064}
+        text |= {"max_position_embeddings": 4096}
     config = hf.LlavaConfig(
         **{
             **config.to_dict(),

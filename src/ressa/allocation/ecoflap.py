@@ -134,9 +134,15 @@ def zeroth_order_scores(
 
 
 def _draw(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """fp32 z ~ N(0, 1) shaped like each weight, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(weight.shape, generator=generator).to(weight.device) for weight in weights]
+    """fp32 z ~ N(0, 1) shaped like each weight, drawn where it lies: a block of a 7B model has 200 million.
+
+    So a seed gives other numbers on a GPU than on the CPU.
+    """
+    generators = {device: torch.Generator(device).manual_seed(seed) for device in {w.device for w in weights}}
+    return [
+        torch.randn(weight.shape, generator=generators[weight.device], device=weight.device)
+        for weight in weights
+    ]
 
 
 def share_out(pool: Pool, scores: Mapping[str, float], highest: float) -> dict[str, float]:

@@ -1,8 +1,11 @@
-"""What a pruning method needs to know of a linear's inputs, accumulated in fp32 batch by batch.
+"""What a pruning method needs to know of a linear's inputs, accumulated batch by batch.
 
 Each class knows padding (`keep`), can be merged with another of its kind and summed over processes, and gives
 the same answer however the tokens were split. A richer one answers everything a poorer one does:
 `InputNorm.norm` ⊂ `InputMoments.mean, .variance` ⊂ `Hessian.matrix`.
+
+Sums of one batch are fp32; one number an input is added up over batches in fp64, so that it does not matter which
+process saw which batch: its fp32 is the same. A Hessian is fp32 throughout, and its last bits depend on the order.
 
 On a GPU nothing of the size of the inputs is copied to fp32: sums of squares convert as they read, and tensor cores
 multiply 16-bit numbers exactly and add the products in fp32.
@@ -48,7 +51,7 @@ class InputNorm:
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
-        self.sum_squares = torch.zeros(in_features, dtype=torch.float32, device=device)
+        self.sum_squares = _zeros(in_features, device)
 
     @torch.no_grad()
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -70,7 +73,7 @@ class InputNorm:
 
     def norm(self) -> Tensor:
         """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
-        return (self.sum_squares / _seen(self.count)).sqrt()
+        return (self.sum_squares / _seen(self.count)).sqrt().float()
 
 
 class InputMoments:
@@ -82,8 +85,8 @@ class InputMoments:
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
         self.samples = 0
-        self._mean = torch.zeros(in_features, dtype=torch.float32, device=device)
-        self._deviations = torch.zeros(in_features, dtype=torch.float32, device=device)  # Σ (x − mean)²
+        self._mean = _zeros(in_features, device)
+        self._deviations = _zeros(in_features, device)  # Σ (x − mean)²
 
     @torch.no_grad()
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -131,16 +134,16 @@ class InputMoments:
 
     def norm(self) -> Tensor:
         """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
-        return (self.variance() + self.mean().square()).sqrt()
+        return (self._deviations / _seen(self.count) + self._mean.square()).sqrt().float()
 
     def mean(self) -> Tensor:
         """fp32 (in,): mean of x_j over tokens. Raises RunError if no token was seen."""
         _seen(self.count)
-        return self._mean
+        return self._mean.float()
 
     def variance(self) -> Tensor:
         """fp32 (in,): population variance of x_j over tokens. Raises RunError if no token was seen."""
-        return self._deviations / _seen(self.count)
+        return (self._deviations / _seen(self.count)).float()
 
     def _combine(self, count: int, mean: Tensor, deviations: Tensor) -> None:
         total = self.count + count
@@ -218,6 +221,12 @@ class Hessian:
     def variance(self) -> Tensor:
         """fp32 (in,): variance of x_j over tokens. Raises RunError if no token was seen."""
         return self._moments.variance()
+
+
+def _zeros(in_features: int, device: torch.device | str) -> Tensor:
+    """(in,), fp64 where the device has it."""
+    exact = torch.device(device).type != "mps"
+    return torch.zeros(in_features, dtype=torch.float64 if exact else torch.float32, device=device)
 
 
 def _tokens(x: Tensor, keep: Tensor | None, like: Tensor) -> Tensor:
