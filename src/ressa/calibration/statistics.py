@@ -4,8 +4,8 @@ Each class knows padding (`keep`), can be merged with another of its kind and su
 the same answer however the tokens were split. A richer one answers everything a poorer one does:
 `InputNorm.norm` ⊂ `InputMoments.mean, .variance` ⊂ `Hessian.matrix`.
 
-Sums of one batch are fp32; one number an input is added up over batches in fp64, so that it does not matter which
-process saw which batch: its fp32 is the same. A Hessian is fp32 throughout, and its last bits depend on the order.
+Sums of one batch are fp32, and what is one number an input is added up over batches in fp64: then Wanda's norms do not
+depend on which process saw which batch. A Hessian is fp32 throughout, and its last bits do.
 
 On a GPU nothing of the size of the inputs is copied to fp32: sums of squares convert as they read, and tensor cores
 multiply 16-bit numbers exactly and add the products in fp32.
