@@ -15,16 +15,18 @@ from ressa.errors import UsageError
 from ressa.progress import bar
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
+ROWS, MOST_ROWS = 64, 2048  # texts at a time: on the CPU, and at most
+REMEMBERED = 16 * 2**30  # bytes that keys and values of what has been written may take of a GPU
 
 
 @torch.no_grad()
 def own_text(
-    model: Any, tokenizer: Any, count: int, tokens: int, *, seed: int = 0, batch_size: int = 64
+    model: Any, tokenizer: Any, count: int, tokens: int, *, seed: int = 0, batch_size: int | None = None
 ) -> list[str]:
     """`count` texts of about `tokens` tokens each, sampled at temperature 1 from the model where it is, no image given.
 
     Special tokens are never drawn, so that no text ends early or speaks of a picture. The same seed gives the same
-    texts on the same device.
+    texts on the same device. batch_size: texts at a time; by default as many as a GPU has room for.
 
     Raises UsageError where the model does not continue plain text: an encoder-decoder, or one that asks for an image.
     """
@@ -37,6 +39,7 @@ def own_text(
     size = model.get_input_embeddings().weight.shape[0]  # it may be larger than the vocabulary
     never = special + list(range(len(tokenizer), size))
     bos = torch.tensor(tokenizer("", return_attention_mask=False)["input_ids"], dtype=torch.long)
+    batch_size = batch_size or _rows(model, tokens)
     texts: list[str] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), bar("Writing text", count) as progress:
@@ -49,6 +52,18 @@ def own_text(
             texts += tokenizer.batch_decode(written[:, len(bos) :].tolist())
             progress.advance(rows)
     return texts
+
+
+def _rows(model: Any, tokens: int) -> int:
+    """How many texts of this length are written at a time: a step takes a small model on a GPU the same for many."""
+    config = model.config.get_text_config()
+    layers = getattr(config, "num_hidden_layers", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if model.device.type == "cpu" or not layers or not heads:
+        return ROWS
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return min(MOST_ROWS, max(1, REMEMBERED // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
 
 
 def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
