@@ -281,6 +281,8 @@ def curves(size: Size, device: str, report: "Report", only: str) -> None:
         for each in sizes:
             batches = make_batches(each, each.samples, each.batch)
             dense = make_model(each, device)
+            for method in ("wanda", "sparsegpt"):  # what is compiled and searched once
+                ours(copy.deepcopy(dense), batches[:1], method, "2:4")
             for method in ("wanda", "sparsegpt"):
                 x = getattr(each, axis)
                 name = f"{method}, {axis}, {x}"
