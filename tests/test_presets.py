@@ -49,6 +49,8 @@ def test_a_methods_own_arguments():
     assert make_recipe({**PRUNE, **given}).options == given["options"]
     assert make_recipe({**PRUNE, "allocation": "ecoflap-zeroth"}).margin == 1
     assert make_recipe({**PRUNE, "allocation": "ecoflap-zeroth", "margin": 0.2}).margin == 0.2
+    assert make_recipe({**PRUNE, "allocation": "ecoflap-first"}).block_scores == "code"
+    assert make_recipe(PRUNE).block_scores is None
 
 
 def test_evaluate_as_the_paper_does():

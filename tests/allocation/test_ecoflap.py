@@ -69,6 +69,24 @@ def test_first_order_is_weight_times_gradient():
         assert scores[name] == pytest.approx(expected, rel=1e-5)
 
 
+def test_in_the_codes_form_the_first_order_squares_the_weight():
+    quadratic = Quadratic()
+    scores = first_order_scores(quadratic, GROUPS, "code")
+    for name in GROUPS:
+        weight = quadratic.model[name].weight.detach()
+        assert scores[name] == pytest.approx(
+            (weight**2 * quadratic.gradient(name)).abs().sum().item(), rel=1e-5
+        )
+
+
+def test_in_the_codes_form_the_zeroth_order_adds_up_linears_drawn_one_by_one():
+    quadratic = Quadratic()
+    together = {"both": tuple(layer for layers in GROUPS.values() for layer in layers)}
+    scores = zeroth_order_scores(quadratic, together, epsilon=1e-2, seed=4, form="code")
+    alone = zeroth_order_scores(quadratic, GROUPS, epsilon=1e-2, seed=4)
+    assert scores["both"] == pytest.approx(alone["one"] + alone["two"], rel=1e-6)
+
+
 def test_first_order_on_a_model_is_the_mean_over_batches_of_autograd():
     model = FAMILY.model()
     anatomy = find_anatomy(model)

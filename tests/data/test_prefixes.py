@@ -6,7 +6,7 @@ import pytest
 from data.tiny_folders import tiny_dataset
 
 from ressa.data import training_samples
-from ressa.data.prefixes import cut_caption, read_caption
+from ressa.data.prefixes import cut_caption, read_caption, read_question
 from ressa.data.sample import Sample
 
 
@@ -22,6 +22,19 @@ from ressa.data.sample import Sample
 )
 def test_captions_are_read_as_by_blip_caption(text, read):
     assert read_caption(text) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("What is on the GRASS?", "what is on the grass?"),
+        ('Who said "stop": (he) or she? ', "who said stop he or she?"),
+        ("a;b:c*d#e~f!", "abcdef"),
+        (" ".join(map(str, range(60))), " ".join(map(str, range(50)))),
+    ],
+)
+def test_questions_are_read_as_by_blip_question(text, read):
+    assert read_question(text) == read
 
 
 def test_the_cut_falls_anywhere_in_the_first_half():

@@ -80,6 +80,7 @@ def test_every_name_is_a_task_and_has_settings_in_every_protocol():
             "Living things grow.\nWhich of these is alive?\nA. a rock\nB. a cat\n"
             "Answer with the option's letter from the given choices directly.",
         ),
+        ("vizwiz", "instructblip", "Question: what is this? Short answer:"),
         ("nocaps", "instructblip", "A short image caption."),
     ],
 )

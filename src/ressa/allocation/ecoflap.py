@@ -1,7 +1,9 @@
 """ECoFLaP: coarse scores of whole blocks from the model's own loss set each block's sparsity (arXiv 2310.02998).
 
 First order: Σ |w|·E|∂L/∂w| over the block. Zeroth order: E |L(w + εz) − L(w − εz)| / 2ε with z ~ N(0, 1) on the
-block's linears, one pair of forwards a block and calibration batch. Every block keeps the share that a cap on its
+block's linears, one pair of forwards a block and calibration batch. The official code computes something else for
+each, and so do we where that is asked for (`form`): Σ w²·E|∂L/∂w|, and a block's score as the sum over its
+linears, each with a draw of its own. Every block keeps the share that a cap on its
 sparsity leaves it; what else the budget allows to keep is shared out in proportion to the scores, at most all of a
 block.
 """
@@ -22,6 +24,7 @@ from ressa.progress import bar
 from ressa.sparsity import Pattern, Scope
 
 Order = Literal["first", "zeroth"]
+Form = Literal["paper", "code"]
 
 
 @on_plain_linears
@@ -34,6 +37,7 @@ def ecoflap(
     anatomy: Anatomy | None = None,
     joint: bool = True,
     granularity: Granularity = "block",
+    form: Form = "paper",
     margin: float = 0.1,
     epsilon: float = 1e-3,
     seed: int = 0,
@@ -48,6 +52,7 @@ def ecoflap(
         sparsity: tower → share of zeros; towers that are absent stay dense.
         joint: whether the towers share one budget (the official code) or keep one each.
         granularity: what is scored and gets one sparsity: a block (the official setting) or a layer.
+        form: the scores as the paper writes them, or as the official code computes them.
         margin: no group gets more than this above its pool's sparsity (ECoFLaP: 0.1; RESSA's scripts: no such cap).
         epsilon: the size of the perturbation of the zeroth order. In bf16 the loss has few digits: a model in
             fp32 gives cleaner scores.
@@ -62,9 +67,9 @@ def ecoflap(
     groups = {name: layers for pool in pools for name, layers in pool.groups().items()}
     with quiet(model):
         if order == "first":
-            scores = first_order_scores(outputs, groups)
+            scores = first_order_scores(outputs, groups, form)
         else:
-            scores = zeroth_order_scores(outputs, groups, epsilon, seed)
+            scores = zeroth_order_scores(outputs, groups, epsilon, seed, form)
     patterns: dict[str, Pattern] = {}
     for pool in pools:
         highest = min(1.0, pool.sparsity + margin)
@@ -74,8 +79,11 @@ def ecoflap(
     return Allocation(f"ecoflap-{order}", plan, time.perf_counter() - started, {"scores": scores})
 
 
-def first_order_scores(outputs: Outputs, groups: Mapping[str, Sequence[Layer]]) -> dict[str, float]:
-    """Group → Σ |w|·(mean over batches of |∂L/∂w|), each batch's loss a mean over its tokens."""
+def first_order_scores(
+    outputs: Outputs, groups: Mapping[str, Sequence[Layer]], form: Form = "paper"
+) -> dict[str, float]:
+    """Group → Σ |w|·(mean over batches of |∂L/∂w|), each batch's loss a mean over its tokens; in the code's form w²."""
+    power = 1 if form == "paper" else 2
     modules: dict[str, nn.Module] = dict(outputs.model.named_modules())
     weights: dict[str, nn.Parameter] = {
         layer.name: modules[layer.name].weight  # type: ignore[misc]
@@ -90,9 +98,9 @@ def first_order_scores(outputs: Outputs, groups: Mapping[str, Sequence[Layer]]) 
             for index in range(len(outputs.batches)):
                 outputs.task_loss(index).backward()
                 for name, weight in weights.items():
-                    # |w| is the same for every batch, so the mean of the products is the product of the means.
+                    # w is the same for every batch, so the mean of the products is the product of the means.
                     if weight.grad is not None:
-                        product = weight.detach().float() * weight.grad.float()
+                        product = weight.detach().float() ** power * weight.grad.float()
                         scores[name] += product.abs().sum().item() / len(outputs.batches)
                     weight.grad = None
                 progress.advance()
@@ -105,16 +113,19 @@ def first_order_scores(outputs: Outputs, groups: Mapping[str, Sequence[Layer]]) 
 
 @torch.no_grad()
 def zeroth_order_scores(
-    outputs: Outputs, groups: Mapping[str, Sequence[Layer]], epsilon: float, seed: int
+    outputs: Outputs, groups: Mapping[str, Sequence[Layer]], epsilon: float, seed: int, form: Form = "paper"
 ) -> dict[str, float]:
-    """Group → mean over batches of |L(w + εz) − L(w − εz)| / 2ε, z on all linears of the group at once.
-
-    (The official code draws z for one linear at a time and adds up a block's scores; the paper writes of blocks.)
-    """
+    """Group → mean over batches of |L(w + εz) − L(w − εz)| / 2ε, z on all linears of the group at once; in the code's
+    form on one after the other, and added up."""
     modules: dict[str, nn.Module] = dict(outputs.model.named_modules())
-    scores: dict[str, float] = {}
-    with bar("Scoring blocks (zeroth order)", len(groups) * len(outputs.batches)) as progress:
-        for place, (group, layers) in enumerate(groups.items()):
+    units = [
+        (group, unit)
+        for group, layers in groups.items()
+        for unit in ([layers] if form == "paper" else [[layer] for layer in layers])
+    ]
+    scores = dict.fromkeys(groups, 0.0)
+    with bar("Scoring blocks (zeroth order)", len(units) * len(outputs.batches)) as progress:
+        for place, (group, layers) in enumerate(units):
             weights: list[Tensor] = [modules[layer.name].weight for layer in layers]  # type: ignore[misc]
             dense = [weight.clone() for weight in weights]  # adding and subtracting would not give it back
             total = 0.0
@@ -129,7 +140,7 @@ def zeroth_order_scores(
                 progress.advance()
             for weight, original in zip(weights, dense, strict=True):
                 weight.copy_(original)
-            scores[group] = total / len(outputs.batches)
+            scores[group] += total / len(outputs.batches)
     return scores
 
 

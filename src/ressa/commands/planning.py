@@ -68,6 +68,8 @@ def allocation_of(
     options: dict[str, Any] = {"unit": recipe.unit} if recipe.allocation == "auto" else {}
     if recipe.margin is not None:
         options["margin"] = recipe.margin
+    if recipe.block_scores is not None:
+        options["form"] = recipe.block_scores
     if recipe.choices is not None:
         options["choices"] = [parse_pattern(text, scope=scope) for text in recipe.choices.split(",")]
     number, size = batching(

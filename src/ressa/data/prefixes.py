@@ -1,5 +1,5 @@
-"""Captions cut in two, the first part to be continued: LAVIS's prefix language modelling, on which ECoFLaP and RESSA
-calibrate."""
+"""Words as LAVIS reads them, and captions cut in two, the first part to be continued: its prefix language modelling, on
+which ECoFLaP and RESSA calibrate."""
 
 import random
 import re
@@ -31,4 +31,10 @@ def read_caption(text: str) -> str:
         .strip(" ")
         .split(" ")
     )
+    return " ".join(words[:MOST_WORDS])
+
+
+def read_question(text: str) -> str:
+    """A question as LAVIS's `blip_question` has it: lower case, without punctuation but the ?, 50 words at most."""
+    words = re.sub(r"([.!\"()*#:;~])", "", text.lower()).rstrip(" ").split(" ")
     return " ".join(words[:MOST_WORDS])

@@ -24,6 +24,8 @@ class Settings:
     and at most, the end token included. beams: 1 is greedy. length_penalty: of beams, whose log-probability is divided
     by length ** penalty. repetition_penalty: of tokens that the answer has already. None: the model's own.
 
+    question_text: whether questions are asked `whole` or as LAVIS's `blip_question` has them.
+
     metric: whose form of it, where a task has several. caption_metrics: which ones captions get. context: what is put
     in front of the prompt where something is told beside the question, which goes where its `{}` is. options: how they
     are listed, in `lines` (A. cat) or `inline` ((a) cat). choose: by the likelihood of the option's `text` or of its
@@ -36,6 +38,7 @@ class Settings:
     beams: int = 1
     length_penalty: float | None = None
     repetition_penalty: float | None = None
+    question_text: str = "whole"
     metric: str = "official"
     caption_metrics: tuple[str, ...] = ("cider", "bleu")
     context: str = "Context: {} "
@@ -79,7 +82,9 @@ def _ressa() -> dict[str, Settings]:
 
 
 def _instructblip() -> dict[str, Settings]:
-    answers = Settings("Question: {} Short answer:", beams=5, length_penalty=-1.0, metric="lavis")
+    answers = Settings(
+        "Question: {} Short answer:", beams=5, length_penalty=-1.0, question_text="blip", metric="lavis"
+    )
     found = dict.fromkeys(QUESTIONS, answers)
     found |= dict.fromkeys(CHOICES, replace(answers, prompt=_CHOICE))
     found["scienceqa"] = replace(answers, prompt="Question: {} Options: {options}. Answer:")

@@ -1,6 +1,6 @@
 """How a recipe that scores a model asks it, and how long it may answer."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -59,6 +59,8 @@ class DecodingRecipe(PresetRecipe):
     """Above 1, words that were said become less likely; by default the model's own."""
     question_prompt: str | None = None
     """What stands around a question, which goes where the {} is."""
+    question_text: Literal["whole", "blip"] | None = None
+    """whole: questions as they stand; blip: in lower case, without punctuation but ?, as LAVIS reads them."""
     caption_prompt: str | None = None
     """What asks for a caption."""
     class_prompt: str | None = None
@@ -92,7 +94,7 @@ class DecodingRecipe(PresetRecipe):
 
     def asking(self) -> dict[str, Any]:
         """How a model is asked, as `evaluation.draw` takes it."""
-        own = ("protocol", "metric", "choose", "circular", "caption_metrics", "rerank")
+        own = ("protocol", "metric", "question_text", "choose", "circular", "caption_metrics", "rerank")
         return {
             **{name: getattr(self, name) for name in own},
             "question": self.question_prompt,

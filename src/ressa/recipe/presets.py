@@ -24,6 +24,7 @@ _SCORING = {
     "caption_length_penalty": 1.0,
     "repetition_penalty": 1.5,
     "question_prompt": "Question: {} Short answer:",
+    "question_text": "blip",
     "caption_prompt": "",
     "seed": 42,
 }
@@ -109,6 +110,7 @@ def with_preset(command: str, given: dict[str, Any]) -> dict[str, Any]:
             values["vision"] = _vision(values.get("method", "wanda"), values["pattern"])
         if str(given.get("allocation")).startswith("ecoflap"):
             values.setdefault("margin", 1.0)  # its scripts' --max_sparsity_per_layer 1.01 is no cap
+            values.setdefault("block_scores", "code")
     return values
 
 

@@ -77,6 +77,8 @@ class PruneRecipe(PresetRecipe):
     """pruned: a layer is calibrated on what the layers pruned before it give; dense: on the dense model's inputs."""
     margin: Share | None = None
     """With ecoflap: no block gets a sparsity more than this above the whole's; 0.1 by default."""
+    block_scores: Literal["paper", "code"] | None = None
+    """With ecoflap: blocks are scored as the paper writes, or as its official code computes; paper by default."""
     keep_zeros: bool = False
     """Weights that are zero already stay zero, beside those that the pattern asks for."""
     stream: bool | None = None
@@ -121,10 +123,11 @@ class PruneRecipe(PresetRecipe):
 
     @model_validator(mode="after")
     def _margin_of_ecoflap(self) -> "PruneRecipe":
-        if self.margin is not None and not self.allocation.startswith("ecoflap"):
-            raise ValueError(
-                "only ECoFLaP has a margin: leave it out, or choose the allocation ecoflap-zeroth"
-            )
+        for name in ("margin", "block_scores"):
+            if getattr(self, name) is not None and not self.allocation.startswith("ecoflap"):
+                raise ValueError(
+                    f"only ECoFLaP has {name}: leave that out, or choose the allocation ecoflap-zeroth"
+                )
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ressa.data import Question
+from ressa.data.prefixes import read_question
 from ressa.evaluation.metrics.answerability import average_precision, f1_score
 from ressa.evaluation.metrics.normalising import normalise
 from ressa.evaluation.metrics.yes_no import says_yes, yes_no_scores
@@ -31,7 +32,8 @@ class Questions(Task):
         return [question for question in super().read(folder, split) if question.answers]
 
     def put(self, sample: Question, settings: Settings) -> list[Question]:
-        return [replace(sample, prompt=settings.prompt.replace("{}", sample.question))]
+        question = read_question(sample.question) if settings.question_text == "blip" else sample.question
+        return [replace(sample, prompt=settings.prompt.replace("{}", question))]
 
     def ask(self, asking: Asking, samples: Sequence[Question]) -> list[str]:
         return asking.generate(samples, self.doing)
