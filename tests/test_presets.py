@@ -145,7 +145,9 @@ def test_statistics_of_the_dense_model(family, tmp_path):
         hook.remove()
     names = [name for name in names if name in squares]
     scores = {name: model.get_submodule(name).weight.detach().abs() * squares[name].sqrt() for name in names}
-    result = prune(model, inputs, 0.5, anatomy=anatomy, statistics_of="dense", work_dir=tmp_path / "work")
+    result = prune(
+        model, inputs, 0.5, method="wanda", anatomy=anatomy, statistics_of="dense", work_dir=tmp_path / "work"
+    )
     differing = total = 0
     for name in names:
         half = scores[name].shape[1] // 2
@@ -156,6 +158,6 @@ def test_statistics_of_the_dense_model(family, tmp_path):
     assert differing <= 1e-4 * total  # ties of float32
 
     other, _ = VLMS[family]()
-    pruned = prune(other.eval(), inputs, 0.5, statistics_of="pruned")
+    pruned = prune(other.eval(), inputs, 0.5, method="wanda", statistics_of="pruned")
     last = names[-1]
     assert not torch.equal(pruned.masks[last], result.masks[last])

@@ -56,7 +56,7 @@ def prune(
     batches: Sequence[Mapping[str, Tensor]],
     plan: Asked,
     *,
-    method: str = "wanda",
+    method: str = "sparsegpt",
     anatomy: Anatomy | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,

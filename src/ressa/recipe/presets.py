@@ -31,6 +31,7 @@ _SCORING = {
 _PAPER: dict[str, dict[str, Any]] = {
     "prune": {
         **_CALIBRATION,
+        "method": "wanda",
         "pattern": "0.5",
         "statistics_of": "dense",
         "crops": True,
@@ -107,7 +108,7 @@ def with_preset(command: str, given: dict[str, Any]) -> dict[str, Any]:
         values.setdefault("vision_scope", "layer")
     if command == "prune":
         if given.get("vision") is None:
-            values["vision"] = _vision(values.get("method", "wanda"), values["pattern"])
+            values["vision"] = _vision(values["method"], values["pattern"])
         if str(given.get("allocation")).startswith("ecoflap"):
             values.setdefault("margin", 1.0)  # its scripts' --max_sparsity_per_layer 1.01 is no cap
             values.setdefault("block_scores", "code")

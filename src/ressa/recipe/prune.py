@@ -35,7 +35,7 @@ class PruneRecipe(PresetRecipe):
     model: Model
     output: OutputFolder
     """The folder to write."""
-    method: Method = "wanda"
+    method: Method = "sparsegpt"
     pattern: PatternOrDense = "2:4"
     """N:M, or the share of zeros."""
     vision: PatternOrDense | None = None
