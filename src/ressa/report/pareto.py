@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -36,10 +37,7 @@ def pareto_figure(panels: Mapping[str, Sequence[Point]], path: str | Path, title
             own = [point for point in points if point[3] == kind]
             colour = COLOURS[(index + 1) % len(COLOURS)]
             axes.scatter([x for x, *_ in own], [y for _, y, *_ in own], color=colour, label=kind, zorder=2)
-        span = max(y for _, y, *_ in points) - min(y for _, y, *_ in points)
-        for index, (x, y, label, _) in enumerate(points):
-            near = sum(abs(y - b) < 0.04 * span and 0.7 < x / a < 1.4 for a, b, *_ in points[:index])
-            axes.annotate(label, (x, y), (4, 11 * near - 9), textcoords="offset points", fontsize=7.5)
+        _name(axes, points)
         axes.set_xscale("log")
         axes.set_xlabel("processor seconds")
         axes.set_title(name, fontsize=11)
@@ -47,10 +45,24 @@ def pareto_figure(panels: Mapping[str, Sequence[Point]], path: str | Path, title
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="both", labelsize=8)
-        axes.margins(x=0.35, y=0.1)
+        axes.margins(y=0.1)
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
     figure.axes[0].set_ylabel("score, % of the dense model's")
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def _name(axes: Any, points: Sequence[Point]) -> None:
+    """Write names to the left of the points, among the dearer half and among the cheaper each above the one below."""
+    costs, heights = [x for x, *_ in points], [y for _, y, *_ in points]
+    middle = (min(costs) * max(costs)) ** 0.5
+    line = 0.045 * max(max(heights) - min(heights), 1e-9)
+    for dear in (False, True):
+        height = -float("inf")
+        for x, y, label, _ in sorted(points, key=lambda point: point[1]):
+            if (x > middle) == dear:
+                height = max(y, height + line)
+                axes.text(x * 0.94, height, label, ha="right", va="center", fontsize=7)
+    axes.set_xlim(min(costs) / 2.5, max(costs) * 1.3)
