@@ -223,7 +223,7 @@ def test_unfinished_work_of_something_else_is_refused(tmp_path):
     model = family.model()
     prune(model, batches, plan=plan_of(model, NM(2, 4)), work_dir=tmp_path)
     for changes in (
-        {"method": "sparsegpt"},
+        {"method": "wanda"},
         {"seed": 1},
         {"plan": plan_of(model, HALF)},
         {"batches": batches[:1]},

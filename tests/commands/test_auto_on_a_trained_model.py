@@ -53,7 +53,7 @@ def prune(ressa, shallow, world, tmp_path):
     """Prune with these options; the folder and its manifest."""
 
     def run(name, *options):
-        where = ("--calibration", world.data, "--samples", 8, "--batch-size", 8)
+        where = ("--method", "wanda", "--calibration", world.data, "--samples", 8, "--batch-size", 8)
         said = ressa("prune", shallow, "-o", tmp_path / name, *options, *where)
         assert said.status == 0, said.err
         assert "Every layer keeps to its pattern." in ressa("inspect", tmp_path / name).out

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from ressa import __version__
-from ressa.checkpoint import FinishedBlocks, read_manifest, read_masks
+from ressa.checkpoint import StreamedWeights, read_manifest, read_masks
 from ressa.recipe import RECIPES
 from ressa.repairing.config import Method
 
@@ -388,13 +388,13 @@ def signals():
 def test_a_signal_that_the_parent_had_ignored_stays_ignored(
     ressa, world, tmp_path, monkeypatch, signals, how
 ):
-    keep = FinishedBlocks.keep
+    keep = StreamedWeights.keep
 
     def keep_and_send(self, *arguments):
         keep(self, *arguments)
         os.kill(os.getpid(), how)
 
-    monkeypatch.setattr(FinishedBlocks, "keep", keep_and_send)
+    monkeypatch.setattr(StreamedWeights, "keep", keep_and_send)
     signal.signal(how, signal.SIG_IGN)
     assert ressa(*prune_arguments(world, tmp_path / "pruned")).status == 0
     assert signal.getsignal(how) is signal.SIG_IGN
@@ -404,7 +404,7 @@ def test_a_signal_that_the_parent_had_ignored_stays_ignored(
 def test_an_interrupted_run_leaves_no_result_and_goes_on(
     ressa, world, pruned, tmp_path, monkeypatch, signals, how
 ):
-    keep, kept = FinishedBlocks.keep, []
+    keep, kept = StreamedWeights.keep, []
 
     def keep_and_stop(self, block, weights, masks):
         keep(self, block, weights, masks)
@@ -413,7 +413,7 @@ def test_an_interrupted_run_leaves_no_result_and_goes_on(
             os.kill(os.getpid(), how)
 
     output = tmp_path / "pruned"
-    monkeypatch.setattr(FinishedBlocks, "keep", keep_and_stop)
+    monkeypatch.setattr(StreamedWeights, "keep", keep_and_stop)
     said = ressa(*prune_arguments(world, output))
     assert said.status == 130
     assert "Interrupted" in said.sentence

@@ -32,7 +32,7 @@ def states(*folders):
 def test_pruned_and_repaired_in_float32_and_stored_in_bfloat16(ressa, world, halved, tmp_path, slow):
     def prune(name, *more):
         return ressa("prune", halved, "-o", tmp_path / name, "--calibration", world.data, "--samples", 6,
-                     *more)  # fmt: skip
+                     "--method", "wanda", *more)  # fmt: skip
 
     def repair(source, name, *more):
         return ressa("repair", source, "-o", tmp_path / name, "--data", world.data, "--samples", 8,

@@ -5,14 +5,25 @@ import shutil
 
 import pytest
 
-from ressa.checkpoint import FinishedBlocks
+from ressa.checkpoint import FinishedBlocks, StreamedWeights
 from tests.commands.contents import contents_but_times
 from tests.test_files import files_of_at_most
 from tests.test_locks import holder
 
 
-def prune(world, output, *more):
-    return ("prune", world.llava, "-o", output, "--calibration", world.data, "--samples", 4, *more)
+@pytest.fixture(scope="module", params=["wanda", "sparsegpt"])
+def method(request):
+    """One that keeps what it does not prune, whose finished blocks are masks, and one whose are weights."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def prune(method):
+    def words(world, output, *more):
+        return ("prune", world.llava, "-o", output, "--calibration", world.data, "--samples", 4,
+                "--method", method, *more)  # fmt: skip
+
+    return words
 
 
 @pytest.fixture
@@ -20,16 +31,20 @@ def cut_short(ressa, monkeypatch):
     """Run a command until it has kept so many blocks."""
 
     def run(arguments, blocks=3):
-        keep, kept = FinishedBlocks.keep, []
+        kept = []
 
-        def keep_and_stop(self, *block):
-            keep(self, *block)
-            kept.append(block[0].name)
-            if len(kept) == blocks:
-                raise KeyboardInterrupt
+        def stopping(keep):
+            def keep_and_stop(self, *block):
+                keep(self, *block)
+                kept.append(block[0].name)
+                if len(kept) == blocks:
+                    raise KeyboardInterrupt
+
+            return keep_and_stop
 
         with monkeypatch.context() as patched:
-            patched.setattr(FinishedBlocks, "keep", keep_and_stop)
+            for keeper in (FinishedBlocks, StreamedWeights):
+                patched.setattr(keeper, "keep", stopping(keeper.keep))
             said = ressa(*arguments)
         assert said.status == 130
         return kept
@@ -38,7 +53,7 @@ def cut_short(ressa, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def straight(world, tmp_path_factory):
+def straight(prune, world, tmp_path_factory):
     from ressa.cli import main
 
     output = tmp_path_factory.mktemp("straight") / "out"
@@ -65,11 +80,11 @@ def flip_the_last(path):
 @pytest.mark.parametrize("damage", [empty, halve, scramble, flip_the_last])
 @pytest.mark.parametrize("what", ["recipe.json", "*.safetensors"])
 def test_damaged_work_is_done_again_and_that_is_said(
-    ressa, world, straight, cut_short, tmp_path, what, damage
+    ressa, prune, world, straight, cut_short, tmp_path, what, damage
 ):
     output = tmp_path / "out"
     cut_short(prune(world, output))
-    paths = sorted((tmp_path / ".out.partial").glob(what))
+    paths = sorted((tmp_path / ".out.partial").rglob(what))
     assert paths
     damage(paths[0])
     said = ressa(*prune(world, output))
@@ -81,7 +96,7 @@ def test_damaged_work_is_done_again_and_that_is_said(
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_run_that_goes_on_says_from_where(ressa, world, straight, cut_short, tmp_path):
+def test_a_run_that_goes_on_says_from_where(ressa, prune, world, straight, cut_short, tmp_path):
     cut_short(prune(world, tmp_path / "out"))
     said = ressa(*prune(world, tmp_path / "out"))
     assert "An earlier run finished 3 of 4 blocks: going on from there." in said.err
@@ -89,7 +104,7 @@ def test_a_run_that_goes_on_says_from_where(ressa, world, straight, cut_short, t
 
 
 def test_unfinished_work_is_not_mixed_with_another_recipe_s_nor_lost_to_it(
-    ressa, world, straight, cut_short, tmp_path
+    ressa, prune, world, straight, cut_short, tmp_path
 ):
     output = tmp_path / "out"
     cut_short(prune(world, output))
@@ -104,7 +119,7 @@ def test_unfinished_work_is_not_mixed_with_another_recipe_s_nor_lost_to_it(
     assert contents_but_times(tmp_path / "other") == straight
 
 
-def test_a_forced_run_that_was_cut_short_goes_on_too(ressa, world, straight, cut_short, tmp_path):
+def test_a_forced_run_that_was_cut_short_goes_on_too(ressa, prune, world, straight, cut_short, tmp_path):
     output = tmp_path / "out"
     assert ressa(*prune(world, output, "--method", "magnitude")).status == 0
     cut_short(prune(world, output, "--force"))
@@ -112,7 +127,7 @@ def test_a_forced_run_that_was_cut_short_goes_on_too(ressa, world, straight, cut
     assert contents_but_times(output) == straight
 
 
-def test_work_whose_result_is_there_is_cleared(ressa, world, cut_short, tmp_path):
+def test_work_whose_result_is_there_is_cleared(ressa, prune, world, cut_short, tmp_path):
     """As after a kill between the two."""
     output = tmp_path / "out"
     cut_short(prune(world, output))
@@ -123,11 +138,12 @@ def test_work_whose_result_is_there_is_cleared(ressa, world, cut_short, tmp_path
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_block_of_another_run_is_refused_wherever_it_comes_from(ressa, world, cut_short, tmp_path):
+def test_a_block_of_another_run_is_refused_wherever_it_comes_from(ressa, prune, world, cut_short, tmp_path):
     cut_short(prune(world, tmp_path / "a"))
     cut_short(prune(world, tmp_path / "b", "--method", "magnitude"))
-    (block, *_) = (tmp_path / ".b.partial").glob("*.safetensors")
-    shutil.copy(block, tmp_path / ".a.partial" / block.name)
+    (ours, *_) = (tmp_path / ".a.partial").rglob("*layers.0*.safetensors")
+    (block, *_) = (tmp_path / ".b.partial").rglob("*layers.0*.safetensors")
+    shutil.copy(block, ours)
     said = ressa(*prune(world, tmp_path / "a"))
     assert "unfinished work of another recipe" in said.sentence
     assert not (tmp_path / "a").exists()
@@ -144,7 +160,7 @@ def test_a_second_run_into_the_same_output_is_told_who_holds_it(ressa, world, tm
     assert not output.exists()
 
 
-def test_an_error_of_the_data_leaves_finished_work(ressa, world, straight, cut_short, tmp_path):
+def test_an_error_of_the_data_leaves_finished_work(ressa, prune, world, straight, cut_short, tmp_path):
     shutil.copytree(world.data, tmp_path / "data")
     arguments = [tmp_path / "data" if word == world.data else word for word in prune(world, tmp_path / "out")]
     cut_short(arguments)
@@ -155,7 +171,7 @@ def test_an_error_of_the_data_leaves_finished_work(ressa, world, straight, cut_s
     assert "finished 3 of 4" in ressa(*arguments).err
 
 
-def test_a_file_is_never_replaced_by_a_folder(ressa, world, tmp_path):
+def test_a_file_is_never_replaced_by_a_folder(ressa, prune, world, tmp_path):
     (tmp_path / "letter").write_text("dear")
     said = ressa(*prune(world, tmp_path / "letter", "--force"))
     assert said.status == 2
@@ -164,7 +180,7 @@ def test_a_file_is_never_replaced_by_a_folder(ressa, world, tmp_path):
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_the_folder_one_stands_in_is_never_replaced(ressa, world, tmp_path, monkeypatch, above):
+def test_the_folder_one_stands_in_is_never_replaced(ressa, prune, world, tmp_path, monkeypatch, above):
     here = tmp_path / "parent" / "here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -173,7 +189,7 @@ def test_the_folder_one_stands_in_is_never_replaced(ressa, world, tmp_path, monk
     assert "the folder you are in" in said.sentence
 
 
-def test_a_result_goes_where_a_link_leads(ressa, world, straight, tmp_path):
+def test_a_result_goes_where_a_link_leads(ressa, prune, world, straight, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
     for more in ([], ["--force"]):
@@ -184,18 +200,24 @@ def test_a_result_goes_where_a_link_leads(ressa, world, straight, tmp_path):
     assert os.listdir(tmp_path / "disk") == ["out"]
 
 
-def test_where_the_disk_is_full_work_is_kept(ressa, world, straight, tmp_path):
+def test_where_the_disk_is_full_work_is_kept(ressa, prune, method, world, straight, tmp_path):
     output = tmp_path / "out"
     with files_of_at_most(100_000):
         said = ressa(*prune(world, output))
     assert said.status == 1
     assert "no room left" in said.sentence
     assert os.listdir(tmp_path) == [".out.partial"]
-    assert "An earlier run finished" in ressa(*prune(world, output)).err
+    again = ressa(*prune(world, output))
+    finished = "An earlier run finished" in again.err
+    assert finished == (
+        method == "wanda"
+    )  # a shard of weights is as long as it will be from the first block on
     assert contents_but_times(output) == straight
 
 
-def test_a_result_that_is_there_is_shown_where_nothing_can_be_written(ressa, world, straight, tmp_path):
+def test_a_result_that_is_there_is_shown_where_nothing_can_be_written(
+    ressa, prune, world, straight, tmp_path
+):
     output = tmp_path / "out"
     assert ressa(*prune(world, output)).status == 0
     with files_of_at_most(0):
@@ -205,7 +227,7 @@ def test_a_result_that_is_there_is_shown_where_nothing_can_be_written(ressa, wor
     assert contents_but_times(output) == straight
 
 
-def test_room_and_right_to_write_are_looked_for_before_the_work(ressa, world, tmp_path, monkeypatch):
+def test_room_and_right_to_write_are_looked_for_before_the_work(ressa, prune, world, tmp_path, monkeypatch):
     monkeypatch.setattr("ressa.checkpoint.size_of", lambda _: 2**61, raising=False)
     said = ressa(*prune(world, tmp_path / "out"))
     assert said.status == 2

@@ -46,7 +46,7 @@ def owlvit_detector():
 def pruned(build):
     model, processor = build()
     dense = TinyVlm(copy.deepcopy(model), processor)
-    masks = prune(model, batches(TinyVlm(model, processor), samples(4)), "2:4").masks
+    masks = prune(model, batches(TinyVlm(model, processor), samples(4)), "2:4", method="wanda").masks
     return TinyVlm(model, processor), masks, dense
 
 

@@ -39,6 +39,12 @@ def refuse(folder: Path) -> NoReturn:
     )
 
 
+def say_how_far(finished: int, blocks: Sequence[Block]) -> None:
+    """Say how many blocks a run that goes on need not prune again, if any."""
+    if finished:
+        say(f"An earlier run finished {finished} of {len(blocks)} blocks: going on from there.")
+
+
 class FinishedBlocks:
     """One file a finished block: its masks, its pruned weights where the method changed those that are kept, and
     the identity of the run that it belongs to. Of several processes the first writes.
@@ -88,8 +94,7 @@ class FinishedBlocks:
                     weight.copy_(tensors[f"{name}.weight"])
                 else:
                     weight.masked_fill_(~masks[name].to(weight.device), 0)
-        if finished:
-            say(f"An earlier run finished {finished} of {len(blocks)} blocks: going on from there.")
+        say_how_far(finished, blocks)
         return masks
 
     def _path(self, block: Block) -> Path:

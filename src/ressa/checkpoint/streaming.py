@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ressa.anatomy import Block
 from ressa.checkpoint.kept import keep_tensors, kept_tensors
-from ressa.checkpoint.resume import claim, refuse
+from ressa.checkpoint.resume import claim, refuse, say_how_far
 from ressa.checkpoint.stored import INDEX, Place, StoredTensors
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import narrowed
@@ -100,8 +100,10 @@ class StreamedWeights:
     def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
         """Take up finished blocks: their weights are the pruned ones from now on. Returns their masks."""
         masks = PackedMasks()
+        finished = 0
         for block in blocks:
             if (found := self._take_up(block)) is not None:
+                finished += 1
                 masks.update(found)
                 if not self.resident:
                     self.put_back(modules[block.name])
@@ -109,6 +111,7 @@ class StreamedWeights:
                 for name in found:
                     weight: Any = modules[name].weight
                     weight.data.copy_(self._data[f"{name}.weight"])
+        say_how_far(finished, blocks)
         return masks
 
     def announce(self, module: nn.Module) -> None:
