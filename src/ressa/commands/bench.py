@@ -53,7 +53,7 @@ def bench_model(
     from ressa.device import find_device
     from ressa.fast_dtype import in_fast_dtype
     from ressa.provenance import versions
-    from ressa.runtime.model import pack_layers, packed_layers
+    from ressa.runtime.model import pack_layers, packed_layers, weights_in_calls
 
     where = find_device(device)
     if tune and where.type != "cuda":
@@ -72,7 +72,7 @@ def bench_model(
                 if where.type == "cuda":
                     torch.cuda.empty_cache()
                 if tune:
-                    tuned = _tune(packed_layers(vlm.model).values())
+                    tuned = _tune(weights_in_calls(vlm.model))
             speeds[form] = [
                 _time(vlm, batch, new_tokens, rounds, prompt, static, form) for batch in batch_sizes
             ]
@@ -109,13 +109,13 @@ def bench_model(
     return Outcome(data, [_table(model, speeds["dense"], speeds["packed"], agree)], lines)
 
 
-def _tune(layers: Iterable[Any]) -> list[dict[str, Any]]:
+def _tune(weights: Iterable[Any]) -> list[dict[str, Any]]:
     from ressa.progress import bar
     from ressa.runtime.kernels import tuning
 
     found = []
     with bar("Tuning kernels", None) as progress:
-        for entry, microseconds in tuning.tune((layer.prepared for layer in layers), TUNED_TOKENS):
+        for entry, microseconds in tuning.tune(weights, TUNED_TOKENS):
             found.append({**entry, "microseconds": microseconds})
             progress.advance()
     return found

@@ -11,6 +11,7 @@ from ressa.errors import UsageError
 from ressa.runtime import kernels
 from ressa.runtime.packing import Form, PackedWeight, values_shape
 from ressa.runtime.prepared import DenseWeight, PreparedWeight
+from ressa.runtime.siblings import Siblings
 
 Mode = Literal["auto", "packed", "dense"]
 
@@ -32,6 +33,9 @@ class PackedLinear(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     positions: Tensor | None
+    siblings: Siblings | None = None
+    """Those that are computed in one call with this one, in which it has a `place`."""
+    place: int = 0
 
     def __init__(
         self,
@@ -82,9 +86,10 @@ class PackedLinear(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        prepared = self.prepared
-        if prepared is not None:
-            return prepared.linear(x, self.bias)
+        if self.siblings is not None and (mine := self.siblings.linear(self.place, x)) is not None:
+            return mine
+        if self.prepared is not None:
+            return self.prepared.linear(x, self.bias)
         return F.linear(x, self.packed().dense(), self.bias)
 
     def packed(self) -> PackedWeight:
@@ -117,6 +122,7 @@ class PackedLinear(nn.Module):
                 torch.cuda.synchronize(
                     prepared.weight.device
                 )  # kernels read weights early (`kernels.driver.OVERLAP`)
+        self._tell_siblings()
 
     def extra_repr(self) -> str:
         held = "packed" if self.prepared is None else type(self.prepared).__name__
@@ -136,6 +142,11 @@ class PackedLinear(nn.Module):
         self.prepared = None
         self.weight = nn.Parameter(packed.values, requires_grad=False)
         self.positions = packed.positions
+        self._tell_siblings()
+
+    def _tell_siblings(self) -> None:
+        if self.siblings is not None:
+            self.siblings.stack()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
         """Move or convert (`to`, `cuda`, `half`, …): what was prepared for another device is prepared anew."""

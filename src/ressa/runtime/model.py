@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ressa.runtime.linear import Mode, PackedLinear
 from ressa.runtime.packing import pack
+from ressa.runtime.prepared import PreparedWeight
+from ressa.runtime.siblings import NAMES, Siblings
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
@@ -25,6 +27,7 @@ def pack_layers(model: nn.Module, masks: Mapping[str, Tensor], mode: Mode = "aut
         linear: Any = model.get_submodule(name)
         packed = pack(linear.weight, masks[name].to(linear.weight.device))
         model.set_submodule(name, PackedLinear.of(packed, linear.bias, mode).train(linear.training))
+    find_siblings(model)
 
 
 def check_all(model: nn.Module) -> None:
@@ -35,6 +38,33 @@ def check_all(model: nn.Module) -> None:
 def prepare_all(model: nn.Module, mode: Mode | None = None) -> None:
     """Prepare every packed layer for the device it is on; mode: another one than the layers have."""
     _for_each(model, lambda _, layer: layer.prepare(mode))
+    find_siblings(model)
+
+
+def find_siblings(model: nn.Module) -> None:
+    """Have packed layers that read the same input computed in one call, where kernels do that."""
+    for module in model.modules():
+        children = dict(module.named_children())
+        for names in NAMES:
+            there = [children[name] for name in names if name in children]
+            found = [layer for layer in there if isinstance(layer, PackedLinear)]
+            if len(found) > 1 and len({layer.in_features for layer in found}) == 1:
+                siblings = found[0].siblings
+                if siblings is None or siblings.layers != tuple(found):
+                    siblings = Siblings(found)
+                if siblings.stacked is None:
+                    siblings.stack()
+
+
+def weights_in_calls(model: nn.Module) -> list[PreparedWeight]:
+    """The prepared weights of a model as they are computed with: those of siblings once, stacked."""
+    found: dict[int, PreparedWeight] = {}
+    for layer in packed_layers(model).values():
+        stacked = None if layer.siblings is None else layer.siblings.stacked
+        weight = layer.prepared if stacked is None else stacked
+        if weight is not None:
+            found[id(weight)] = weight
+    return list(found.values())
 
 
 def _for_each(model: nn.Module, do: Callable[[str, PackedLinear], None]) -> None:

@@ -1,6 +1,7 @@
 """A packed weight as a device computes with it; made from the canonical form once, and turned back on demand."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +22,12 @@ class PreparedWeight(nn.Module):
     (out, in), or an empty tensor of the same dtype where there is none."""
     portable: bool = False
     """Whether the tensors mean the same on every device and in every dtype."""
+
+    @classmethod
+    def stack(cls, weights: Sequence[Self]) -> "PreparedWeight | None":
+        """The weights (out, in) below one another as one, of which they hold parts from then on, so that it takes no
+        memory of its own. None where such weights do not stack, or that gains nothing."""
+        return None
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (…, in) → x Wᵀ + bias, (…, out); for any number of tokens, none included."""

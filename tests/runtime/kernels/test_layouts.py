@@ -150,3 +150,29 @@ def test_every_bit_comes_back(dtype, rows, groups, tenths, seed):
     back, its_mask = split.from_split(split.to_split(dense, mask), *mask.shape, dtype)
     assert torch.equal(back.view(torch.int16), dense.view(torch.int16))
     assert torch.equal(its_mask, mask)
+
+
+@pytest.mark.parametrize("last", [32, 37])
+@pytest.mark.parametrize("form", ["2:4", "bitmask"])
+def test_stacked_weights_are_each_others_memory_and_give_every_bit_back(form, last):
+    torch.manual_seed(0)
+    columns = 4 * 67
+    masks = [
+        mask_24(rows, columns) if form == "2:4" else mask_any(rows, columns, 0.6) for rows in (64, 96, last)
+    ]
+    weights = [packed(mask, torch.bfloat16) for mask in masks]
+    kind = sparse24.Blocks24 if form == "2:4" else sparse24.SplitBlocks
+    parts = [kind.of(weight) for weight in weights]
+    sizes = [sum(buffer.nbytes for buffer in part.buffers()) for part in parts]
+    whole = kind.stack(parts)
+    assert whole.shape == (64 + 96 + last, columns)
+    dense = torch.cat([weight.dense() for weight in weights])
+    assert torch.equal(whole.packed().dense().view(torch.int16), dense.view(torch.int16))
+    assert torch.equal(whole.packed().mask(), torch.cat(masks))
+    for part, weight, size in zip(parts, weights, sizes, strict=True):
+        back = part.packed()
+        assert torch.equal(back.values.view(torch.int16), weight.values.view(torch.int16))
+        assert torch.equal(back.positions, weight.positions)
+        assert sum(buffer.nbytes for buffer in part.buffers()) == size
+        assert part.blocks.untyped_storage().data_ptr() == whole.blocks.untyped_storage().data_ptr()
+    assert kind.stack(parts[::-1]) is None or last % 32 == 0

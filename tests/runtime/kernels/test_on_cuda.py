@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
 from ressa.runtime import kernels
 from ressa.runtime.kernels import driver, launches, layout24, sparse24, tuning, variants
 from ressa.runtime.linear import PackedLinear
+from ressa.runtime.model import find_siblings
 
 if not kernels.supported(torch.device("cuda"), torch.float16):
     pytest.skip("needs a GPU that the kernels are for, and NVRTC", allow_module_level=True)
@@ -75,7 +76,7 @@ def test_masks_that_give_some_lanes_more_than_others(mask):
         kept[1::8, ::3] = True
     weight = packed(kept, torch.bfloat16, "cuda")
     layer = PackedLinear.of(weight)
-    layer.prepared = sparse24.SplitBlocks(weight)  # which would be larger than dense for some
+    layer.prepared = sparse24.SplitBlocks.of(weight)  # which would be larger than dense for some
     assert torch.equal(layer.dense(), weight.dense())
     if mask == "empty":
         assert not layer(torch.randn(3, 2048, device="cuda", dtype=torch.bfloat16)).any()
@@ -93,7 +94,7 @@ def everything(shape, tokens):
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61, 200])
 @pytest.mark.parametrize("shape", [(1024, 2048), (416, 1280), (8192, 1024), (1100, 4160)], ids=str)
 def test_every_variant_of_24(shape, tokens):
-    weight = sparse24.Blocks24(packed(mask_24(*shape), torch.bfloat16, "cuda"))
+    weight = sparse24.Blocks24.of(packed(mask_24(*shape), torch.bfloat16, "cuda"))
     x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
     exact = x.double() @ weight.dense().double().T
     for variant in everything(shape, tokens):
@@ -151,7 +152,7 @@ def unpack(values, positions, columns):
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32])
 @pytest.mark.parametrize("shape", [(416, 2048), (8192, 1024)], ids=str)
 def test_every_variant_for_any_pattern(shape, tokens):
-    weight = sparse24.SplitBlocks(packed(mask_any(*shape, 0.6), torch.bfloat16, "cuda"))
+    weight = sparse24.SplitBlocks.of(packed(mask_any(*shape, 0.6), torch.bfloat16, "cuda"))
     x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.bfloat16)
     exact = x.double() @ weight.dense().double().T
     longest = weight.record_bytes
@@ -240,6 +241,54 @@ def test_a_thread_may_be_the_first_to_call_and_a_graph_the_first_to_load():
         y = layer(x)
     graph.replay()
     assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("form", ["2:4", "bitmask"])
+def test_siblings_in_one_call_give_what_they_give_alone(form):
+    """Eagerly, compiled, and in a graph; with biases and without, the last with rows of no block's length."""
+    torch.manual_seed(0)
+    rows, columns = {"q_proj": 256, "k_proj": 64, "v_proj": 70}, 512
+    model = torch.nn.ModuleDict()
+    for number, (name, out) in enumerate(rows.items()):
+        mask = mask_24(out, columns) if form == "2:4" else mask_any(out, columns, 0.6)
+        bias = torch.randn(out, device="cuda", dtype=torch.bfloat16) if number else None
+        model[name] = PackedLinear.of(packed(mask, torch.bfloat16, "cuda"), bias)
+
+    def alone(x):
+        return [layer.prepared.linear(x, layer.bias) for layer in model.values()]
+
+    def together(x):
+        return [layer(x) for layer in model.values()]
+
+    find_siblings(model)
+    stacked = model["q_proj"].siblings.stacked
+    assert stacked is not None
+    assert stacked.shape == (390, columns)
+    for tokens in (1, 8, 33, 70, 640):
+        x = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
+        exact = [x.double() @ layer.dense().double().T for layer in model.values()]
+        for layer, y in zip(model.values(), exact, strict=True):
+            y += 0 if layer.bias is None else layer.bias.double()
+        compiled = torch.compile(together, fullgraph=True, dynamic=False)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            together(x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = together(x)
+        graph.replay()
+        for found in (alone(x), together(x), compiled(x), captured):
+            for ours, right in zip(found, exact, strict=True):
+                assert float((ours.double() - right).norm() / right.norm()) < 4e-3
+        assert model["q_proj"].siblings.stacked is stacked
+    cpu = model.cpu()
+    assert cpu["q_proj"].siblings.stacked is None
+    back = cpu.cuda()
+    assert back["q_proj"].siblings.stacked is not None
+    for ours, right in zip(together(x), exact, strict=True):
+        assert float((ours.double() - right).norm() / right.norm()) < 4e-3
 
 
 def test_an_input_that_learns_gets_its_gradient():

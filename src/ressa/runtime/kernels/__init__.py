@@ -22,8 +22,8 @@ def prepare(packed: PackedWeight) -> PreparedWeight | None:
     )
 
     if packed.form == "2:4":
-        return Blocks24(packed)
-    weight = SplitBlocks(packed)
+        return Blocks24.of(packed)
+    weight = SplitBlocks.of(packed)
     dense = packed.shape[0] * packed.shape[1] * packed.values.element_size()
     return weight if weight.nbytes < _WORTHWHILE * dense else None
 

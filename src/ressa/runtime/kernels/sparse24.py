@@ -1,5 +1,8 @@
 """Sparse weights on a GPU, held once and used for few tokens and for many: 2:4 ones, and those of any pattern."""
 
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,11 +24,25 @@ class Blocks24(PreparedWeight):
 
     blocks: Tensor
 
-    def __init__(self, packed: PackedWeight) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, blocks: Tensor) -> None:
+        """blocks: as `layout24` has them."""
         super().__init__()
-        self.shape = packed.shape
-        self.weight = nn.Parameter(packed.values.new_empty(0), requires_grad=False)
-        self.register_buffer("blocks", layout24.to_blocks(packed.values, packed.positions), persistent=False)
+        self.shape = shape
+        self.weight = nn.Parameter(blocks.new_empty(0, dtype=dtype), requires_grad=False)
+        self.register_buffer("blocks", blocks, persistent=False)
+
+    @classmethod
+    def of(cls, packed: PackedWeight) -> Self:
+        return cls(packed.shape, packed.dtype, layout24.to_blocks(packed.values, packed.positions))
+
+    @classmethod
+    def stack(cls, weights: Sequence[Self]) -> Self | None:
+        if (shape := _stacked_shape(weights)) is None:
+            return None
+        stacked = cls(shape, weights[0].weight.dtype, torch.cat([weight.blocks for weight in weights]))
+        for weight, blocks in zip(weights, _split_like(stacked.blocks, weights), strict=True):
+            weight.blocks = blocks
+        return stacked
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -51,14 +68,30 @@ class SplitBlocks(PreparedWeight):
     offsets: Tensor
     zeros: Tensor
 
-    def __init__(self, packed: PackedWeight) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, parts: split.Split) -> None:
         super().__init__()
-        self.shape = packed.shape
-        self.weight = nn.Parameter(packed.values.new_empty(0), requires_grad=False)
-        parts = split.to_split(packed.dense(), packed.mask())
+        self.shape = shape
+        self.weight = nn.Parameter(parts.blocks.new_empty(0, dtype=dtype), requires_grad=False)
         self.record_bytes = parts.longest()
         for name in ("blocks", "records", "offsets", "zeros"):
             self.register_buffer(name, getattr(parts, name), persistent=False)
+
+    @classmethod
+    def of(cls, packed: PackedWeight) -> Self:
+        return cls(packed.shape, packed.dtype, split.to_split(packed.dense(), packed.mask()))
+
+    @classmethod
+    def stack(cls, weights: Sequence[Self]) -> Self | None:
+        if (shape := _stacked_shape(weights)) is None:
+            return None
+        parts = split.stack([weight._parts() for weight in weights], shape[1])
+        stacked = cls(shape, weights[0].weight.dtype, parts)
+        begin = 0
+        for weight, blocks in zip(weights, _split_like(stacked.blocks, weights), strict=True):
+            weight.blocks = blocks
+            weight.records = stacked.records[begin : begin + len(weight.records)]
+            begin += len(weight.records)
+        return stacked
 
     @property
     def nbytes(self) -> int:
@@ -72,12 +105,25 @@ class SplitBlocks(PreparedWeight):
         return run(x, self.blocks, self.records, self.offsets, bias, *self.shape, self.record_bytes)
 
     def packed(self) -> PackedWeight:
-        parts = split.Split(self.blocks, self.records, self.offsets, self.zeros)
-        dense, mask = split.from_split(parts, *self.shape, self.weight.dtype)
+        dense, mask = split.from_split(self._parts(), *self.shape, self.weight.dtype)
         return PackedWeight(dense[mask], pack_mask(mask), self.shape, "bitmask")
 
     def dense(self) -> Tensor:
         return launches.unpack(self.blocks, self.records, self.offsets, *self.shape, self.weight.dtype)
+
+    def _parts(self) -> split.Split:
+        return split.Split(self.blocks, self.records, self.offsets, self.zeros)
+
+
+def _stacked_shape(weights: Sequence[Blocks24 | SplitBlocks]) -> tuple[int, int] | None:
+    """(out, in) of the weights below one another; None where one ends within a block."""
+    if any(weight.shape[0] % layout24.ROWS for weight in weights[:-1]):
+        return None
+    return sum(weight.shape[0] for weight in weights), weights[0].shape[1]
+
+
+def _split_like(blocks: Tensor, weights: Sequence[Blocks24 | SplitBlocks]) -> Sequence[Tensor]:
+    return blocks.split([len(weight.blocks) for weight in weights])
 
 
 class Fp8Blocks24(PreparedWeight):

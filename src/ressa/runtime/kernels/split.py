@@ -8,6 +8,7 @@ half of the rows); then the values of columns 2 and 3 of those groups, a word ea
 long as the longest. cuda/decode24.cu reads this.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -53,6 +54,23 @@ def to_split(dense: Tensor, mask: Tensor) -> Split:
         torch.cat([part.records for part in parts]),
         torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)]),
         zeros,
+    )
+
+
+def stack(parts: Sequence[Split], columns: int) -> Split:
+    """Weights of so many columns below one another, each of whole blocks of rows; the last may end within one."""
+    records, weights = 0, 0
+    offsets, zeros = [parts[0].offsets[:1]], []
+    for part in parts:
+        offsets.append(part.offsets[1:] + records)
+        zeros.append(part.zeros + weights)
+        records += len(part.records)
+        weights += len(part.blocks) * ROWS * columns
+    return Split(
+        torch.cat([part.blocks for part in parts]),
+        torch.cat([part.records for part in parts]),
+        torch.cat(offsets),
+        torch.cat(zeros),
     )
 
 
