@@ -131,7 +131,7 @@ def estimate_pruning(
         solved = sum(2.0 * width**3 for _, width in inputs) + sum(
             float(shape.shapes[name][0]) * shape.shapes[name][1] ** 2 for name in plan
         )
-    each = [4 * width * (width if statistics is Hessian else 1) for _, width in inputs]
+    each = [0 if statistics is None else statistics.size(width) for _, width in inputs]
     most = max((_of_block(inputs, each, block) for block, _ in inputs), default=0)
     calibrate = 0.0 if statistics is None else (2 * shape.forward(samples) + grams) / (speed * _REACHED)
     return Estimate(
@@ -141,7 +141,7 @@ def estimate_pruning(
             "weights": shape.size,
             "the largest block": shape.block,
             "activations": 0 if statistics is None else shape.activations(samples),
-            "statistics of a block": 0 if statistics is None else most,
+            "statistics of a block": most,
         },
         seconds={
             "load": shape.size / DISK,

@@ -103,6 +103,39 @@ def test_a_hessian_is_symmetric_and_ignores_autocast():
     torch.testing.assert_close(hessian.matrix(), hessian.matrix().T)
 
 
+@pytest.mark.parametrize("band", [1, 2, 3, 5])
+def test_a_hessian_in_bands_is_the_whole_one(band, monkeypatch):
+    whole = Hessian(5)
+    monkeypatch.setattr("ressa.calibration.statistics._BAND", band)
+    hessian = Hessian(5)
+    for seed in range(3):
+        whole.update(batch(seed))
+        hessian.update(batch(seed))
+    assert_same(hessian, whole)
+    assert torch.equal(hessian.matrix(), hessian.matrix().T)
+    half = Hessian(5)
+    half.update(batch(0))
+    half.merge(hessian)
+    whole.update(batch(0))
+    assert_same(half, whole)
+
+
+@pytest.mark.parametrize("kind", [InputNorm, Hessian])
+def test_the_order_of_batches_changes_no_bit(kind):
+    """As with several processes, each of which sees some of them."""
+    batches = [batch(seed, (3, 64, 96)) for seed in range(12)]
+    one, two, other = kind(96), kind(96), kind(96)
+    for each in batches:
+        one.update(each)
+    for each in batches[1::2]:
+        two.update(each)
+    for each in reversed(batches[::2]):
+        other.update(each)
+    two.merge(other)
+    for name in ("norm", "matrix") if kind is Hessian else ("norm",):
+        assert torch.equal(getattr(one, name)(), getattr(two, name)())
+
+
 def test_gradients_do_not_cling_to_statistics():
     x = batch().requires_grad_()
     for kind in KINDS:

@@ -4,8 +4,8 @@ Each class knows padding (`keep`), can be merged with another of its kind and su
 the same answer however the tokens were split. A richer one answers everything a poorer one does:
 `InputNorm.norm` ⊂ `InputMoments.mean, .variance` ⊂ `Hessian.matrix`.
 
-Sums of one batch are fp32, and what is one number an input is added up over batches in fp64: then Wanda's norms do not
-depend on which process saw which batch. A Hessian is fp32 throughout, and its last bits do.
+Sums of one batch are fp32 and are added up over batches in fp64, where a sum of fp32 numbers is exact but for some that
+are a billion times as small as the others: so masks do not depend on which process saw which batch.
 
 On a GPU nothing of the size of the inputs is copied to fp32: sums of squares convert as they read, and tensor cores
 multiply 16-bit numbers exactly and add the products in fp32.
@@ -22,12 +22,17 @@ from ressa.calibration.precision import full_precision
 from ressa.errors import RunError
 
 _ROWS = 2048  # tokens on a GPU whose deviations from their mean are held in fp32 at a time
+_BAND = 2048  # rows of a Hessian that are computed at a time
 
 
 class Statistics(Protocol):
     """What every statistic can do; methods read the rest."""
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None: ...
+
+    @staticmethod
+    def size(in_features: int) -> int:
+        """Bytes that it takes."""
 
     @property
     def count(self) -> int:
@@ -52,6 +57,11 @@ class InputNorm:
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
         self.sum_squares = _zeros(in_features, device)
+
+    @staticmethod
+    def size(in_features: int) -> int:
+        """Bytes that it takes."""
+        return 8 * in_features
 
     @torch.no_grad()
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -87,6 +97,11 @@ class InputMoments:
         self.samples = 0
         self._mean = _zeros(in_features, device)
         self._deviations = _zeros(in_features, device)  # Σ (x − mean)²
+
+    @staticmethod
+    def size(in_features: int) -> int:
+        """Bytes that it takes."""
+        return 16 * in_features
 
     @torch.no_grad()
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -160,9 +175,15 @@ class Hessian:
     """
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self._sum = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)  # Σ x xᵀ
+        # Σ x xᵀ up to the diagonal: bands of rows (a : b), columns (0 : b)
+        self._bands = [_zeros(shape, device) for shape in _bands(in_features)]
         self._moments = InputMoments(in_features, device)
         self._made: dict[Hashable, Any] = {}
+
+    @staticmethod
+    def size(in_features: int) -> int:
+        """Bytes that it takes."""
+        return sum(8 * rows * end for rows, end in _bands(in_features)) + InputMoments.size(in_features)
 
     @property
     def count(self) -> int:
@@ -177,26 +198,32 @@ class Hessian:
     @torch.no_grad()
     def update(self, x: Tensor, keep: Tensor | None = None) -> None:
         """x: (..., in), any float dtype; keep: bool (...), False for tokens to leave out."""
-        tokens = _tokens(x, keep, self._sum)
+        tokens = _tokens(x, keep, self._bands[0])
+        if not tokens.is_cuda or tokens.dtype not in (torch.bfloat16, torch.float16):
+            tokens = tokens.float()
         with full_precision(tokens.device):
-            if tokens.is_cuda and tokens.dtype in (torch.bfloat16, torch.float16):
-                torch.addmm(self._sum, tokens.T, tokens, out_dtype=torch.float32, out=self._sum)
-            else:
-                tokens = tokens.float()
-                self._sum.addmm_(tokens.T, tokens)
+            for band in self._bands:
+                rows, end = band.shape
+                some, all_before = tokens[:, end - rows : end].T, tokens[:, :end]
+                if tokens.dtype == torch.float32:
+                    band += some @ all_before
+                else:
+                    band += torch.mm(some, all_before, out_dtype=torch.float32)
         self._moments.take(tokens, samples=x.shape[0] if x.dim() > 2 else 1)
         self._made.clear()
 
     def merge(self, other: "Hessian") -> None:
         """Take in what `other` has seen."""
-        self._sum += other._sum.to(self._sum.device)
+        for band, theirs in zip(self._bands, other._bands, strict=True):
+            band += theirs.to(band.device)
         self._moments.merge(other._moments)
         self._made.clear()
 
     def all_reduce(self) -> None:
         """Sum over all processes, if there are several."""
         if _several_processes():
-            dist.all_reduce(self._sum)
+            for band in self._bands:
+                dist.all_reduce(band)
             self._moments.all_reduce()
             self._made.clear()
 
@@ -208,11 +235,19 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """fp32 (in, in): H, a fresh tensor. Raises RunError if no token was seen."""
-        return self._sum * (2 / _seen(self.count))
+        factor, width = 2 / _seen(self.count), self._bands[-1].shape[1]
+        H = torch.empty(width, width, device=self._bands[0].device)
+        for band in self._bands:
+            rows, end = band.shape
+            begin = end - rows
+            H[begin:end, :end] = band * factor
+            H[:begin, begin:end] = H[begin:end, :begin].T
+        return H
 
     def norm(self) -> Tensor:
         """fp32 (in,): √(mean of x_j² over tokens). Raises RunError if no token was seen."""
-        return (self._sum.diagonal() / _seen(self.count)).sqrt()
+        diagonal = torch.cat([band.diagonal(band.shape[1] - band.shape[0]) for band in self._bands])
+        return (diagonal / _seen(self.count)).sqrt().float()
 
     def mean(self) -> Tensor:
         """fp32 (in,): mean of x_j over tokens. Raises RunError if no token was seen."""
@@ -223,10 +258,14 @@ class Hessian:
         return self._moments.variance()
 
 
-def _zeros(in_features: int, device: torch.device | str) -> Tensor:
-    """(in,), fp64 where the device has it."""
+def _bands(width: int) -> list[tuple[int, int]]:
+    return [(min(_BAND, width - begin), min(begin + _BAND, width)) for begin in range(0, width, _BAND)]
+
+
+def _zeros(shape: int | tuple[int, int], device: torch.device | str) -> Tensor:
+    """fp64 where the device has it."""
     exact = torch.device(device).type != "mps"
-    return torch.zeros(in_features, dtype=torch.float64 if exact else torch.float32, device=device)
+    return torch.zeros(shape, dtype=torch.float64 if exact else torch.float32, device=device)
 
 
 def _tokens(x: Tensor, keep: Tensor | None, like: Tensor) -> Tensor:
