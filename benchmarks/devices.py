@@ -52,9 +52,11 @@ def main() -> None:
             more = SMOKE if options.smoke else {}
             run_demo(DemoRecipe(model=options.model, output=Path(folder) / "demo", device=device, **more))
             results = json.loads((Path(folder) / "demo" / "results.json").read_text())
+            repair = json.loads((Path(folder) / "demo" / "repaired" / "ressa.json").read_text())["spent"]
         report[device] = {
             "wall": round(time.perf_counter() - begun, 1),
             "seconds": results["seconds"],
+            "repair": repair,
             "recovered": results["recovered"],
         }
         print(device, report[device], flush=True)

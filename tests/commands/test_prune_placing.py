@@ -73,6 +73,9 @@ def test_it_says_where_the_time_went(ressa, world, options, tmp_path):
     said = ressa("prune", world.llava, "-o", tmp_path / "out", *options)
     assert "Where the time went: samples" in said.out
     assert "calibrate" in said.out
+    repair = ("--data", world.data, "--samples", 8, "--batch-size", 4, "--device", "cpu")
+    said = ressa("repair", tmp_path / "out", "-o", tmp_path / "repaired", *repair)
+    assert all(part in said.out for part in ("Where the time went: load", "judge", "reconstruct", "save"))
 
 
 @pytest.mark.parametrize("how", ["--stream", "--no-stream"])

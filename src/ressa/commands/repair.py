@@ -78,12 +78,12 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
         with (
             recorded() as said,
-            watch.on("repair"),
             in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in,
         ):
             if recipe.text is not None:
-                texts = texts_for(recipe, vlm if dense is None else dense, device, work)
-                samples = mixed(samples, texts, recipe.text_share, recipe.seed)
+                with watch.on("texts"):
+                    texts = texts_for(recipe, vlm if dense is None else dense, device, work)
+                    samples = mixed(samples, texts, recipe.text_share, recipe.seed)
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {
             "data": {
@@ -115,7 +115,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
             versions=versions(),
             plan=pruned.plan if config.keeps_zeros else {},
             seconds=round(result.seconds, 1),
-            spent=watch.rounded(),
+            spent={**watch.rounded(), **result.spent},
             computed_in=computed_in,
         ).model_copy(update={"training": training})
         if is_first():

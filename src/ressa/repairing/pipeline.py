@@ -39,6 +39,7 @@ from ressa.repairing.weights import (
 )
 from ressa.runtime.model import unpack_model
 from ressa.sparsity.mask import as_packed
+from ressa.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
@@ -64,6 +65,7 @@ class RepairResult:
     were reconstructed. held_back: scores of the dense, the pruned and the
     repaired model on samples that were not trained on (`HeldBack.report`), empty where samples were too few.
     end: what the targets were taught to end with, and who says so; empty where the family has no such token.
+    spent: seconds of all of it by what they were spent on.
     """
 
     vlm: "Vlm"
@@ -76,6 +78,7 @@ class RepairResult:
     held_back: dict[str, Any] = field(default_factory=dict)
     end: str = ""
     objective: str = "words"
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 @on_plain_linears
@@ -131,7 +134,7 @@ def _repair(
     config: RepairConfig,
     work_dir: Path | None,
 ) -> RepairResult:
-    started = time.perf_counter()
+    started, watch = time.perf_counter(), Stopwatch()
     model: nn.Module = pruned.model
     if isinstance(weights, nn.Module | Mapping):
         check_dense(model, weights, set(anatomy.linears()))
@@ -163,36 +166,40 @@ def _repair(
             config.batch_size,
             [samples[copies[0]] for copies in texts.values()],
         )
-        if isinstance(weights, nn.Module):
-            tested.examine("dense", weights)
-        tested.examine("pruned", model)
+        with watch.on("judge"):
+            if isinstance(weights, nn.Module):
+                tested.examine("dense", weights)
+            tested.examine("pruned", model)
         set_seed(config.seed)
         if config.reconstructs:
-            batches = reconstruction_batches(objective.batcher, kept, config)
-            blocks = reconstruct(
-                model,
-                cast(nn.Module, weights),
-                masks,
-                anatomy,
-                batches,
-                config,
-                device=device,
-                work_dir=work_dir,
-            )
+            with watch.on("reconstruct"):
+                batches = reconstruction_batches(objective.batcher, kept, config)
+                blocks = reconstruct(
+                    model,
+                    cast(nn.Module, weights),
+                    masks,
+                    anatomy,
+                    batches,
+                    config,
+                    device=device,
+                    work_dir=work_dir,
+                )
         if config.method != "reconstruct":
             teacher = None if form == "none" else weights
-            history, trained = _train(
-                model,
-                masks,
-                anatomy,
-                Samples(samples, numbers, crops=config.seed if config.crops else None),
-                objective,
-                config,
-                work_dir,
-                teacher,
-                form == "shared",
-            )
-        tested.examine("repaired", model)
+            with watch.on("train"):
+                history, trained = _train(
+                    model,
+                    masks,
+                    anatomy,
+                    Samples(samples, numbers, crops=config.seed if config.crops else None),
+                    objective,
+                    config,
+                    work_dir,
+                    teacher,
+                    form == "shared",
+                )
+        with watch.on("judge"):
+            tested.examine("repaired", model)
     if config.keeps_zeros:
         check_masks(model, masks, error=RunError)
     return RepairResult(
@@ -206,6 +213,7 @@ def _repair(
         held_back=tested.report,
         end=objective.end,
         objective="none" if config.method == "reconstruct" else objective.name,
+        spent=watch.rounded(),
     )
 
 
