@@ -11,12 +11,12 @@ from typing import Any
 
 from ressa.checkpoint import find, read_manifest
 from ressa.commands.evaluate import run_evaluate
-from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
 from ressa.commands.prune import run_prune
 from ressa.commands.repair import run_repair
 from ressa.commands.scores_on_card import put_scores
 from ressa.commands.target import one_at_a_time, work_place
+from ressa.data.folder import find_data
 from ressa.errors import UsageError
 from ressa.files import check_writable, fresh_directory, read_json, write_json
 from ressa.progress import console

@@ -225,7 +225,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(vlm, folder, tmp_path):
         evaluate(vlm, folder, limit=0)
     with pytest.raises(UsageError, match="caption at least two images"):
         evaluate(vlm, folder, ("caption",), limit=1)
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="no dataset folder"):
         evaluate(vlm, tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"has no vqa in the split 'val': .*there is test"):
         evaluate(vlm, folder, ("vqa",), split="val")

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from ressa.data import Question
+from ressa.data import DatasetFolder, Question
 from ressa.embedded import dataset_folder
 from ressa.embedded.scenes import CANVAS, sample_scene
 from ressa.errors import UsageError
@@ -102,3 +102,8 @@ def test_swapping_gives_every_question_another_picture_and_leaves_captions_out(f
     assert other.fingerprint != drawn.fingerprint
     with pytest.raises(UsageError, match="one image only"):
         swapped(draw(folder, ("vqa",), split="test", limit=1))
+
+
+def test_the_scenes_are_a_dataset_by_their_name():
+    assert DatasetFolder("embedded").path == dataset_folder()
+    assert {"vqa", "caption", "gqa"} <= {*DatasetFolder("embedded").tasks("test")}

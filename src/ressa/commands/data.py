@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from ressa.commands.inputs import find_data
 from ressa.commands.outcome import Outcome
 from ressa.data.auditing import Audit, as_data, audit
 from ressa.data.faults import table
@@ -52,7 +51,7 @@ def size_in_words(dataset: Dataset) -> str:
 
 def check_folder(folder: str, *, pictures: bool, follow_links: bool) -> Outcome:
     """What a data folder holds and what is wrong with it."""
-    found = audit(str(find_data(folder)), pictures=pictures, follow_links=follow_links)
+    found = audit(folder, pictures=pictures, follow_links=follow_links)
     rows = tuple(
         (
             f"{report.part.task}, {report.part.own or report.part.split}",

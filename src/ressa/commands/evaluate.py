@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ressa.cache import cache_folder
 from ressa.checkpoint import find
-from ressa.commands.inputs import find_data, find_dtype
+from ressa.commands.inputs import find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.scores_on_card import check_card, put_scores
 from ressa.commands.target import work_folder, work_place
@@ -84,7 +84,7 @@ def drawn_by(recipe: EvaluateRecipe | ReportRecipe) -> Drawn:
     """What the recipe asks about."""
     asking = recipe.asking() if isinstance(recipe, EvaluateRecipe) else {}
     return draw(
-        find_data(recipe.data),
+        recipe.data,
         recipe.tasks,
         split=recipe.split,
         limit=recipe.limit,

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -10,15 +9,12 @@ from PIL import Image
 from ressa.data import Sample, training_samples
 from ressa.data.checking import readable, stored
 from ressa.data.faults import Faults, OnBadSample
-from ressa.data.folder import TRAINED
-from ressa.data.formats.hub import HUB
+from ressa.data.folder import TRAINED, find_data
 from ressa.data.formats.part import KINDS
 from ressa.data.picture import size_of
 from ressa.data.training import tasks_in
-from ressa.embedded import dataset_folder
 from ressa.errors import UsageError
 from ressa.provenance import fingerprint
-from ressa.recipe import EMBEDDED
 from ressa.recipe.sources import Source, sources_in_words
 
 MIX, PAIRS = "mix", "pairs"
@@ -34,21 +30,6 @@ def find_dtype(name: str) -> "torch.dtype | None":
     import torch
 
     return None if name == "auto" else getattr(torch, name)
-
-
-def find_data(spec: str) -> Path | str:
-    """The dataset folder a recipe names, or the name of a hub's; `embedded` is drawn on first use. Raises UsageError
-    for none."""
-    if spec == EMBEDDED:
-        return dataset_folder()
-    if spec.startswith(HUB):
-        return spec
-    folder = Path(spec)
-    if not folder.is_dir():
-        raise UsageError(
-            f"There is no dataset folder {spec}: name one (docs/data.md), 'hub:owner/name' or 'embedded'."
-        )
-    return folder
 
 
 def draw_samples(
@@ -69,14 +50,14 @@ def draw_samples(
     """
     options: dict[str, Any] = {"order": order, "on_bad": on_bad, "follow_links": follow_links}
     if isinstance(sources, str):
-        return training_samples(find_data(sources), split, count, seed, mixture, **options)
+        return training_samples(sources, split, count, seed, mixture, **options)
     for source in sources:
         find_data(source.data)  # all of them, before any is read
     samples: list[Sample] = []
     for source, part in zip(sources, shares(count, [source.weight for source in sources]), strict=True):
         if part:
             own = source.split or split, part, seed, source.mixture or mixture
-            samples += training_samples(find_data(source.data), *own, **options)
+            samples += training_samples(source.data, *own, **options)
     random.Random(seed).shuffle(samples)
     return samples
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ressa.checkpoint import DENSE, MANIFEST, Manifest, find, read_manifest
 from ressa.commands.evaluate import drawn_by
-from ressa.commands.inputs import find_data, find_dtype
+from ressa.commands.inputs import find_dtype
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time, work_folder
+from ressa.data.folder import find_data
 from ressa.errors import UsageError
 from ressa.evaluation import Drawn, Kept
 from ressa.files import read_json, write_json

@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ressa.checkpoint import find
-from ressa.commands.inputs import draw_samples, find_data, find_dtype, fitting
+from ressa.commands.inputs import draw_samples, find_dtype, fitting
 from ressa.commands.outcome import Outcome
 from ressa.commands.target import one_at_a_time
 from ressa.data import Sample
 from ressa.data.crops import cropped_all
-from ressa.data.folder import CALIBRATED
+from ressa.data.folder import CALIBRATED, find_data
 from ressa.errors import UsageError
 from ressa.evaluation import draw
 from ressa.files import write_json
@@ -36,11 +36,10 @@ def run_sweep(recipe: SweepRecipe, *, force: bool = False) -> Outcome:
     ):
         raise UsageError(f"{output} exists and is not a sweep's: choose another --output.")
     find(recipe.model)
-    data = find_data(recipe.data)
-    for folder in folders_of(recipe.calibration):
+    for folder in (recipe.data, *folders_of(recipe.calibration)):
         find_data(folder)
     drawn = draw(
-        data,
+        recipe.data,
         recipe.tasks,
         split=recipe.split,
         limit=recipe.limit,

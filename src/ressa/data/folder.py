@@ -12,6 +12,7 @@ from ressa.data.formats.part import KINDS, Part, Reading
 from ressa.data.prompts import CAPTION, QUESTION
 from ressa.data.sample import with_split
 from ressa.data.tree import Tree
+from ressa.embedded import EMBEDDED, dataset_folder
 from ressa.errors import UsageError
 
 AUTO = "auto"
@@ -24,11 +25,25 @@ RETRIEVAL = "retrieval"
 TASKS = (*KINDS, RETRIEVAL)
 
 
+def find_data(name: str | Path) -> Path | str:
+    """The dataset folder of this name, or the name of a hub's; `embedded` is drawn on first use. Raises UsageError
+    for none."""
+    if name == EMBEDDED:
+        return dataset_folder()
+    if str(name).startswith(HUB):
+        return str(name)
+    if not Path(name).is_dir():
+        raise UsageError(
+            f"There is no dataset folder {name}: name one (docs/data.md), 'hub:owner/name' or 'embedded'."
+        )
+    return Path(name)
+
+
 class DatasetFolder:
     """Reads the datasets that lie in a folder, in their official layouts or in ressa's own (`formats.own`).
 
     Args:
-        path: the folder, outside which nothing is read; or `hub:owner/name`, a dataset of the hub.
+        name: the folder, outside which nothing is read; `hub:owner/name`, a dataset of the hub; or `embedded`.
         question: what a question is put into, at its `{}`.
         caption: what asks for a caption.
         follow_links: follow symbolic links that lead out of the folder.
@@ -39,7 +54,7 @@ class DatasetFolder:
 
     def __init__(
         self,
-        path: str | Path,
+        name: str | Path,
         question: str = QUESTION,
         caption: str = CAPTION,
         *,
@@ -48,14 +63,11 @@ class DatasetFolder:
         enough: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.path = Path(path)
-        self._hub = str(path).removeprefix(HUB) if str(path).startswith(HUB) else None
         if question.count("{}") != 1:
             raise UsageError(f"the question prompt {question!r} needs one {{}} where the question goes.")
-        if self._hub is None and not self.path.is_dir():
-            raise UsageError(
-                f"dataset folder {self.path} does not exist: name a folder with a dataset in it."
-            )
+        found = find_data(name)
+        self.path = Path(found)
+        self._hub = found.removeprefix(HUB) if isinstance(found, str) else None
         self.reading = Reading(self.path, question, caption, faults, follow_links, enough, seed)
 
     @property

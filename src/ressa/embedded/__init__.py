@@ -1,12 +1,20 @@
 """Small VLMs and their data, shipped with ressa: real enough to prune, break and repair without a network."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ressa.embedded.dataset import SIZES, dataset_folder
+from ressa.doors import door
 from ressa.errors import UsageError
 
-__all__ = ["MODELS", "SIZES", "dataset_folder", "model_folder"]
+if TYPE_CHECKING:
+    from ressa.embedded.dataset import SIZES, dataset_folder
+else:
+    __getattr__, __dir__ = door(__name__, dataset="SIZES dataset_folder")
 
+__all__ = ["EMBEDDED", "MODELS", "SIZES", "dataset_folder", "model_folder"]
+
+EMBEDDED = "embedded"
+"""In place of a dataset folder: the scenes, drawn on first use."""
 MODELS = ("embedded", "embedded-llava")
 
 

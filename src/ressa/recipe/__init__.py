@@ -3,9 +3,10 @@
 Importing this package costs no PyTorch, so that `ressa --help` is instant.
 """
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.demo import DemoRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
-from ressa.recipe.fields import DENSE, EMBEDDED
+from ressa.recipe.fields import DENSE
 from ressa.recipe.make import RECIPES, Recipe, make_recipe
 from ressa.recipe.prune import PruneRecipe
 from ressa.recipe.recipe_file import from_yaml, read_recipes, read_value, to_yaml, write_recipe

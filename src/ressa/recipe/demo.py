@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.data import DataRecipe
 from ressa.recipe.evaluate import EvaluateRecipe
 from ressa.recipe.fields import (
-    EMBEDDED,
     Folder,
     Method,
     ModelName,

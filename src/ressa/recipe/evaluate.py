@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.fields import (
-    EMBEDDED,
     BatchSize,
     Dtype,
     Folder,

@@ -14,7 +14,6 @@ from ressa.sparsity.pattern import Unstructured, parse_pattern
 from ressa.task_names import CAPTION_METRICS, EVERY_TASK
 
 DENSE = "dense"
-EMBEDDED = "embedded"
 
 
 def _names(known: tuple[str, ...], what: str) -> Callable[[Any], Any]:

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.fields import (
     DENSE,
-    EMBEDDED,
     BatchSize,
     CalibrationSplit,
     Dtype,

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from ressa.embedded import EMBEDDED
 from ressa.errors import UsageError
 from ressa.recipe.base import sentence
 from ressa.recipe.fields import (
-    EMBEDDED,
     Dtype,
     Epochs,
     Mixture,

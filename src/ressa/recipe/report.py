@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.data import DataRecipe
 from ressa.recipe.fields import (
-    EMBEDDED,
     BatchSize,
     Dtype,
     Folder,

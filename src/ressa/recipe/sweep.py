@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ressa.embedded import EMBEDDED
 from ressa.recipe.decoding import DecodingRecipe
 from ressa.recipe.fields import (
-    EMBEDDED,
     BatchSize,
     CalibrationSplit,
     Dtype,
