@@ -43,6 +43,19 @@ def test_they_are_scored_again_the_same(scored):
     assert again["warnings"] == []
 
 
+def test_pictures_are_not_looked_at_again(scored, folder):
+    path, result = scored
+    pictures = {each: each.read_bytes() for each in (folder / "images").rglob("*.png")}
+    assert pictures
+    try:
+        for each, content in pictures.items():
+            each.write_bytes(bytes(len(content)))
+        assert score_predictions(path).data["tasks"] == result["tasks"]
+    finally:
+        for each, content in pictures.items():
+            each.write_bytes(content)
+
+
 def test_a_line_says_what_was_asked_and_what_is_right(scored, folder):
     path, _ = scored
     first, *lines = map(json.loads, path.read_text().splitlines())

@@ -80,8 +80,8 @@ def run_evaluate(recipe: EvaluateRecipe) -> Outcome:
     return Outcome(data, [scores_table(data, recipe.model)], lines)
 
 
-def drawn_by(recipe: EvaluateRecipe | ReportRecipe) -> Drawn:
-    """What the recipe asks about."""
+def drawn_by(recipe: EvaluateRecipe | ReportRecipe, *, look: bool = True) -> Drawn:
+    """What the recipe asks about. look: open the pictures."""
     asking = recipe.asking() if isinstance(recipe, EvaluateRecipe) else {}
     return draw(
         recipe.data,
@@ -92,6 +92,7 @@ def drawn_by(recipe: EvaluateRecipe | ReportRecipe) -> Drawn:
         seed=recipe.seed,
         on_bad=recipe.on_bad_sample,
         follow_links=recipe.follow_links,
+        look=look,
         **asking,
     )
 

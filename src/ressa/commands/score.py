@@ -31,7 +31,7 @@ def score_predictions(path: Path, **asked: Any) -> Outcome:
     assert isinstance(recipe, EvaluateRecipe)
     limit_pixels(recipe.max_pixels)
     with recorded() as said:
-        drawn = drawn_by(recipe)
+        drawn = drawn_by(recipe, look=False)
         made_on = saved.made.get("data", {}).get("fingerprint")
         answered, predictions = saved.of(drawn)
         if made_on not in (None, answered.fingerprint) and not given:

@@ -60,11 +60,12 @@ def draw(
     protocol: str = "ressa",
     on_bad: OnBadSample = "stop",
     follow_links: bool = False,
+    look: bool = True,
     **own: Any,
 ) -> Drawn:
     """Read a dataset folder's tasks; `evaluate` says what the arguments mean. own: what `settings_of` takes.
 
-    Every picture is opened once. A task that the data has nothing for is left out, which is said. Raises UsageError
+    Every picture is opened once, unless nobody will look at them. A task that the data has nothing for is left out, which is said. Raises UsageError
     for an unknown task, where nothing is left, or for anything wrong in the data.
     """
     if not tasks:
@@ -98,7 +99,8 @@ def draw(
         if most is not None and len(chosen) < most:
             wanted = f"{most:,} images were asked for"
             warn(f"{wanted}; {name} has {len(chosen):,} in the split {its!r} of {folder.path}.")
-        samples[name] = pictures.usable([sample for image in chosen for sample in groups[image]])
+        to_ask = [sample for image in chosen for sample in groups[image]]
+        samples[name] = pictures.usable(to_ask) if look else to_ask
     faults.settle()
     for name, to_ask in samples.items():
         if not to_ask:
