@@ -65,8 +65,8 @@ def draw(
 ) -> Drawn:
     """Read a dataset folder's tasks; `evaluate` says what the arguments mean. own: what `settings_of` takes.
 
-    Every picture is opened once, unless nobody will look at them. A task that the data has nothing for is left out, which is said. Raises UsageError
-    for an unknown task, where nothing is left, or for anything wrong in the data.
+    Every picture is opened once, unless nobody will look at them. A task that the data has nothing for is left out,
+    which is said. Raises UsageError for an unknown task, where nothing is left, or for anything wrong in the data.
     """
     if not tasks:
         raise UsageError(f"no task was named: choose some of {', '.join(EVERY_TASK)}.")
