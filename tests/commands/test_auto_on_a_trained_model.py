@@ -11,7 +11,7 @@ from ressa.allocation.outputs import Outputs
 from ressa.anatomy import find_anatomy
 from ressa.checkpoint import load
 from ressa.commands.inputs import draw_samples
-from ressa.data.batcher import batches
+from ressa.data.inputs import batches
 
 DEPTH = 2
 TOWERS = ("vision", "language")

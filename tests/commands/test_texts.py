@@ -9,7 +9,7 @@ from PIL import Image
 from ressa.checkpoint import load
 from ressa.commands.texts import mixed
 from ressa.data import Batcher, Sample
-from ressa.data.batcher import IGNORED
+from ressa.data.rows import IGNORED
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
 from ressa.repairing.held_back import hold_back, hold_back_text

@@ -7,7 +7,9 @@ from PIL import Image
 from zoo.processed import processed
 
 from ressa.checkpoint import Vlm
-from ressa.data.batcher import IGNORED, Batcher, batch_size_for
+from ressa.data.batcher import Batcher
+from ressa.data.inputs import batch_size_for
+from ressa.data.rows import IGNORED
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from tests.data.more_vlms import MORE

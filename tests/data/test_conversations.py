@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from zoo.processed import processed
 
-from ressa.data.batcher import IGNORED, Batcher
+from ressa.data.batcher import Batcher
 from ressa.data.checking import readable
 from ressa.data.faults import Faults
+from ressa.data.rows import IGNORED
 from ressa.data.sample import PICTURE, Sample
 from ressa.errors import UsageError
 from ressa.warned import RessaWarning

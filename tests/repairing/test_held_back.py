@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from repairing.tiny import pruned_pair, samples
 
-from ressa.data.batcher import IGNORED, Batcher
+from ressa.data.batcher import Batcher
+from ressa.data.rows import IGNORED
 from ressa.data.sample import Sample
 from ressa.repairing import RepairConfig, repair
 from ressa.repairing.forward import Forward

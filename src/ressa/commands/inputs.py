@@ -106,7 +106,8 @@ def fitting(
 
     Raises UsageError for those that it cannot, before any work starts.
     """
-    from ressa.data.batcher import Batcher, batcher_of
+    from ressa.data.batcher import Batcher
+    from ressa.data.inputs import batcher_of
 
     batcher = batcher_of(vlm)
     if not isinstance(batcher, Batcher):  # its processor cuts texts that are too long

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ressa.cache import cache_folder
-from ressa.data.batcher import Batcher, batcher_of
+from ressa.data.batcher import Batcher
+from ressa.data.inputs import batcher_of
 from ressa.data.own_text import own_text
 from ressa.data.plain_text import passages, read_text
 from ressa.data.sample import Sample

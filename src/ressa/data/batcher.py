@@ -7,7 +7,7 @@ along the text (their shape).
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,21 +16,13 @@ from transformers import PreTrainedConfig
 from ressa.data.ending import Ending, stop_ids
 from ressa.data.images import ImageCache
 from ressa.data.limits import Limits
-from ressa.data.pairs import PairBatcher
 from ressa.data.remembering import with_memory
-from ressa.data.sample import AnySample, Sample, seeing_first
+from ressa.data.rows import IGNORED, Rows, pad
+from ressa.data.sample import AnySample, Sample
 from ressa.data.text import Text
-from ressa.dual.structure import is_dual_encoder
 from ressa.errors import UsageError
 
-if TYPE_CHECKING:
-    from ressa.checkpoint import Vlm
-
-IGNORED = -100  # the label value that torch's and transformers' cross-entropy leave out
-
 REMEMBERED = 4096  # prompts
-
-Rows = list[Tensor]
 
 
 class Batcher:
@@ -394,64 +386,3 @@ class Batcher:
         """1 (causal suffix) where image tokens have type 0 (PaliGemma), else 0 (plain text)."""
         image = prompt == self.text.image_token_id
         return int(bool(image.any()) and not bool(types[image].any()))
-
-
-_POSITIONS = (
-    8192  # of a batch: enough to keep any GPU busy, and what a block makes of them is a gigabyte at 7B
-)
-_MOST = 128
-_MOST_ON_A_CPU = 16
-
-
-def batch_size_for(
-    vlm: "Vlm", samples: Sequence[Sample], device: torch.device, positions: int = _POSITIONS
-) -> int:
-    """How many samples to calibrate on at a time: so many that they come to `positions`. It depends on what is asked
-    of the device, not on what it has free, so that the same run gives the same masks."""
-    batcher = batcher_of(vlm)
-    made = (batcher.forwards([sample])[0] for sample in samples[:8])
-    length = max(each["input_ids" if "input_ids" in each else "labels"].shape[1] for each in made)
-    most = _MOST_ON_A_CPU if device.type == "cpu" else _MOST
-    return max(1, min(most, positions // length, len(samples)))
-
-
-def batches(vlm: "Vlm", samples: Sequence[Sample], batch_size: int = 16) -> list[dict[str, Tensor]]:
-    """What a model's forward takes, for `ressa.prune` to calibrate on: images, prompts and targets as tensors.
-
-    The targets are there so that both halves of an encoder-decoder see text; see `Batcher.training`. A dual encoder is
-    given pictures and targets, as many forwards as it takes for both (`PairBatcher.forwards`).
-    Raises UsageError for a sample without a target that needs one.
-    """
-    batcher, samples = batcher_of(vlm), seeing_first(samples)
-    starts = range(0, len(samples), batch_size)
-    return [inputs for start in starts for inputs in batcher.forwards(samples[start : start + batch_size])]
-
-
-def batcher_of(vlm: "Vlm") -> "Batcher | PairBatcher":
-    """What makes a model's inputs: of prompts and answers, or of pairs for one that embeds them or writes nothing."""
-    if is_dual_encoder(vlm.model, vlm.processor) or not vlm.model.can_generate():
-        return PairBatcher(vlm.model, vlm.processor)
-    return Batcher(vlm.processor, vlm.model.config, getattr(vlm.model, "generation_config", None))
-
-
-def along(values: Tensor, labels: Tensor) -> Tensor:
-    """The positions of a model's outputs (batch, length, ...) that its labels (batch, L) run along: the last ones,
-    where an image's stand in front that the text does not mark (GIT). Raises UsageError where there are too few."""
-    if len(values) != len(labels) or values.shape[1] < labels.shape[1]:
-        raise UsageError(
-            f"The model's outputs {tuple(values.shape[:2])} do not run along its labels "
-            f"{tuple(labels.shape)}: this family cannot be taught by its words."
-        )
-    return values[:, values.shape[1] - labels.shape[1] :]
-
-
-def pad(rows: Rows, value: int, left: bool = False) -> Tensor:
-    """Stack rows (L_i, ...) to (B, max L, ...), filling with `value` on one side."""
-    length = max(len(row) for row in rows)
-    batch = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), value)
-    for line, row in zip(batch, rows, strict=True):
-        if left:
-            line[length - len(row) :] = row
-        else:
-            line[: len(row)] = row
-    return batch

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ressa.data import IGNORED, Batcher, Sample
-from ressa.data.batcher import along, pad
+from ressa.data.rows import along, pad
 from ressa.data.sample import image_key
 from ressa.evaluation.generation import keep_row, no_numbers, on_model
 from ressa.evaluation.kept import Answers, Kept

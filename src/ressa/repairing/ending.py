@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ressa.data.batcher import Batcher, along
+from ressa.data.batcher import Batcher
 from ressa.data.ending import Ending
+from ressa.data.rows import along
 from ressa.data.sample import Sample
 from ressa.repairing.forward import Forward, logits_of
 from ressa.repairing.losses import IGNORED

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ressa.data.batcher import IGNORED, along
+from ressa.data.rows import IGNORED, along
 
 Count = int | Tensor | None
 

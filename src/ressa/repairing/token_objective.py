@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ressa.data.batcher import Batcher, along
+from ressa.data.batcher import Batcher
+from ressa.data.rows import along
 from ressa.data.sample import Sample
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.config import RepairConfig
