@@ -90,7 +90,7 @@ class PackedFp8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, mask: Tensor) -> None:
         super().__init__()
-        self.prepared = Fp8Blocks24(pack(linear.weight, mask, "2:4"))
+        self.prepared = Fp8Blocks24.of(pack(linear.weight, mask, "2:4"))
         self.bias = linear.bias
 
     @torch.compiler.disable  # it is no operator of torch's; what lies around it is compiled all the same

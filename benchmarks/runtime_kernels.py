@@ -100,7 +100,7 @@ def main() -> None:
                 few = [count for count in options.tokens.split(",") if int(count) <= variants.MOST_TOKENS]
                 tokens_text = options.tokens if name == "2:4" else ",".join(few)
             packed = pack(dense.masked_fill(~mask, 0.0), mask)
-            first = PREPARED.get(name, SplitBlocks)(packed)
+            first = PREPARED.get(name, SplitBlocks).of(packed)
             layers = [first] + [tuning.copy(first) for _ in range(options.layers - 1)]
             for tokens in map(int, tokens_text.split(",")):
                 cold = layers if tokens <= variants.MOST_TOKENS else layers[:6]

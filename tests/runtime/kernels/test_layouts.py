@@ -109,7 +109,7 @@ def test_every_value_of_one_byte_is_widened_exactly(bf16):
 def test_blocks_of_one_byte_values_multiply_as_the_rounded_weight_does(shape):
     torch.manual_seed(0)
     weight = packed(mask_24(*shape), torch.bfloat16)
-    prepared = sparse24.Fp8Blocks24(weight)
+    prepared = sparse24.Fp8Blocks24.of(weight)
     high, wide, _ = prepared.blocks.shape
     x = np.random.default_rng(0).standard_normal((8, shape[1]))
     y, x_padded = np.zeros((8, high * 32)), padded(x, wide * 64)

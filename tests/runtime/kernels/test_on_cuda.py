@@ -113,7 +113,7 @@ def test_every_variant_of_24(shape, tokens):
 
 @pytest.mark.parametrize("tokens", [1, 7, 13, 32, 61])
 def test_every_variant_of_one_byte_values(tokens):
-    weight = sparse24.Fp8Blocks24(packed(mask_24(416, 2048), torch.bfloat16, "cuda"))
+    weight = sparse24.Fp8Blocks24.of(packed(mask_24(416, 2048), torch.bfloat16, "cuda"))
     x = torch.randn(tokens, 2048, device="cuda", dtype=torch.bfloat16)
     exact = x.double() @ weight.dense().double().T
     for variant in variants.candidates(variants.Fp8Decode24, tokens, 2048, 0, driver.shared_limit(0)):
@@ -127,7 +127,7 @@ def test_every_variant_of_one_byte_values(tokens):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_of_one_byte(shape, dtype):
-    weight = sparse24.Fp8Blocks24(packed(mask_24(*shape), dtype, "cuda"))
+    weight = sparse24.Fp8Blocks24.of(packed(mask_24(*shape), dtype, "cuda"))
     values, positions = layout24.from_blocks(weight.blocks, *shape, torch.float8_e4m3fn)
     exact_weight = unpack(values.double() * weight.scale[:, None].double(), positions, shape[1])
     bias = torch.randn(shape[0], device="cuda").to(dtype)

@@ -133,13 +133,18 @@ class Fp8Blocks24(PreparedWeight):
     blocks: Tensor
     scale: Tensor
 
-    def __init__(self, packed: PackedWeight) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, blocks: Tensor, scale: Tensor) -> None:
+        """scale: float32 (out,)."""
         super().__init__()
-        self.shape = packed.shape
-        self.weight = nn.Parameter(packed.values.new_empty(0), requires_grad=False)
+        self.shape = shape
+        self.weight = nn.Parameter(blocks.new_empty(0, dtype=dtype), requires_grad=False)
+        self.register_buffer("blocks", blocks, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    @classmethod
+    def of(cls, packed: PackedWeight) -> Self:
         values, scale = to_fp8(packed.values)
-        self.register_buffer("blocks", layout24.to_blocks(values, packed.positions), persistent=False)
-        self.register_buffer("scale", scale[:, 0], persistent=False)
+        return cls(packed.shape, packed.dtype, layout24.to_blocks(values, packed.positions), scale[:, 0])
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x, bias = computing_dtype(x, bias, self.weight.dtype)
