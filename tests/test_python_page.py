@@ -54,6 +54,15 @@ def test_the_example_on_ones_own_model(mine):
     assert set(mine["scores"]["tasks"]) == {"vqa", "caption"}
 
 
+def test_the_readme_s_example_on_ones_own_model(mine):
+    text = (PAGE.parents[1] / "README.md").read_text()
+    (example,) = (
+        block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "ressa.prune" in block
+    )
+    exec(shortened(example), mine)
+    assert len(mine["repaired"].history) == 2
+
+
 def test_the_commands_as_objects_are_importable():
     exec("\n".join(line for line in RECIPES.splitlines() if "import" in line), {})
 
