@@ -99,15 +99,14 @@ class DatasetFolder:
         return self._find(task, split) is not None
 
     def choose(self, task: str, split: str, order: Sequence[str]) -> str | None:
-        """The split that is meant: itself, or for `auto` the first of `order` that the task has; None where there is
-        none.
+        """The split that is meant: the first that the task has of those named, separated by commas, `auto` standing for
+        those of `order`; None where there is none.
 
         Splits with pictures come before those without.
         """
-        _plain(split)
-        there = {
-            each: part for each in ([split] if split != AUTO else order) if (part := self._find(task, each))
-        }
+        named = [each.strip() for each in split.split(",")]
+        wanted = [each for name in named for each in (order if name == AUTO else (_plain(name),))]
+        there = {each: part for each in wanted if (part := self._find(task, each))}
         return next((each for each, part in there.items() if part.ready), next(iter(there), None))
 
     def vqa(self, split: str) -> Sequence[Any]:
@@ -131,7 +130,7 @@ class DatasetFolder:
         """
         if task not in TASKS:
             raise UsageError(f"task {task!r} is unknown: choose one of {', '.join(TASKS)}.")
-        _plain(split)
+        split = _plain(split)
         listed = self.path / "karpathy.json"
         if task == RETRIEVAL and listed.is_file():
             return with_split(own.read_pool(self.reading, split), split)
@@ -141,14 +140,28 @@ class DatasetFolder:
         return with_split(part.samples(self.reading), part.split)
 
     def _find(self, task: str, split: str) -> Part | None:
-        """The first part, those with pictures and those that ressa calls so coming first."""
-        found = [part for part in self.parts if part.task in _tasks(task) and split in (part.split, part.own)]
-        if not found:
-            return None
+        return next(iter(self._parts(task, split)), None)
+
+    def _parts(self, task: str, split: str) -> list[Part]:
+        """What has a task in a split, those with pictures and those that ressa calls so coming first."""
         order = _tasks(task)
-        return min(
+        found = [part for part in self.parts if part.task in order and split in (part.split, part.own)]
+        return sorted(
             found,
             key=lambda part: (order.index(part.task), not part.ready, not part.at_home, part.split != split),
+        )
+
+    def rivals(self, task: str, split: str) -> str | None:
+        """One sentence where several datasets have a task in a split, of which the first is taken."""
+        taken, *others = self._parts(task, split)
+        rest = [part for part in others if part.ready and not {*part.files} <= {*taken.files}]
+        names = {part.name: part.own for part in rest if part.name != taken.name}
+        if not names or not taken.ready:
+            return None
+        ways = [f"--split {own} takes {name}'s" for name, own in names.items() if own not in ("", split)]
+        return (
+            f"{self.path} has {task} in the split {split!r} of {' and '.join([taken.name, *names])}: "
+            f"{taken.name}'s is taken ({', '.join(ways) or 'a folder of its own, for the others'})."
         )
 
     def missing(self, tasks: Sequence[str], split: str) -> str:
@@ -174,7 +187,7 @@ def _tasks(task: str) -> tuple[str, ...]:
 
 
 def _plain(split: str) -> str:
-    """A split's name, which is part of file names. Raises UsageError for one that leads elsewhere."""
+    """The same: a split's name, which is part of file names. Raises UsageError for one that leads elsewhere."""
     if not split or split in (".", "..") or "/" in split or "\0" in split or len(split) > 100:
         raise UsageError(f"a split cannot be called {split[:100]!r}: name one such as train, val or test.")
     return split

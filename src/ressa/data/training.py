@@ -108,6 +108,8 @@ def _groups(
     def there(group: Sequence[str]) -> list[tuple[str, str]]:
         return [(task, found) for task in group if (found := data.choose(task, split, order))]
 
+    where = "" if split == AUTO else f" in the split {split!r}"
+
     present = [there(group) for group in wanted]
     if not any(present) and mixture in WITHOUT_WORDS:
         rest = [tasks_of(kind) for kind in ("classes", "pictures") if there(tasks_of(kind))]
@@ -117,8 +119,14 @@ def _groups(
         raise UsageError(data.missing([task for group in wanted for task in group], split))
     for group, found in zip(wanted, present, strict=True):
         if not found and mixture != "pairs":
-            where = "" if split == AUTO else f" in the split {split!r}"
             warn(f"{data.path} has no {KINDS[group[0]]}{where}: the mixture is the rest.")
+        elif not isinstance(mixture, str) or mixture not in MIXTURES:
+            taken = [task for task, _ in found]
+            if absent := [task for task in group if task not in taken]:
+                warn(f"{data.path} has no {' and no '.join(absent)}{where}: the mixture is the rest.")
+    for task, chosen in (pair for group in present for pair in group):
+        if several := data.rivals(task, chosen):
+            warn(several)
     return [group for group in present if group]
 
 

@@ -89,6 +89,8 @@ def draw(
     samples: dict[str, list[Any]] = {}
     for name, its in splits.items():
         task = asked[name]
+        if several := folder.rivals(task.data, its):
+            warn(several)
         most = limit
         if name == "retrieval" and pool is not None:
             most = min(pool, limit or pool)

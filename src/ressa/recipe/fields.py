@@ -106,11 +106,13 @@ def path_text(value: Any) -> Any:
 
 
 def split_name(value: str) -> str:
-    if not re.fullmatch(r"[\w-][\w.-]{0,99}", value):
-        raise ValueError(
-            f"{brief(value)} is no name of a split: it is a part of file names, such as val or test"
-        )
-    return value
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+            raise ValueError(
+                f"{brief(name)} is no name of a split: it is a part of file names, such as val or test"
+            )
+    return ",".join(names)
 
 
 def _known_method(value: str) -> str:

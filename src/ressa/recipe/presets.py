@@ -13,6 +13,7 @@ from ressa.sparsity.pattern import Unstructured, parse_pattern
 
 Preset = Literal["paper", "paper-vicuna"]
 
+_SPLIT = "cc3m_train,auto"  # CC3M's captions, where there are others beside them
 _CALIBRATION = {"mixture": "prefix-captions", "samples": 128}
 _SCORING = {
     "metric": "lavis",
@@ -31,6 +32,7 @@ _SCORING = {
 _PAPER: dict[str, dict[str, Any]] = {
     "prune": {
         **_CALIBRATION,
+        "split": _SPLIT,
         "method": "wanda",
         "pattern": "0.5",
         "statistics_of": "dense",
@@ -40,6 +42,7 @@ _PAPER: dict[str, dict[str, Any]] = {
     },
     "repair": {
         "mixture": "captions",
+        "split": _SPLIT,
         "samples": 25_000,
         "epochs": 1.0,
         "batch_size": 32,
@@ -69,7 +72,7 @@ _PAPER: dict[str, dict[str, Any]] = {
         },
     },
     "evaluate": _SCORING,
-    "sweep": {**_CALIBRATION, "crops": True, **_SCORING},
+    "sweep": {**_CALIBRATION, "calibration_split": _SPLIT, "crops": True, **_SCORING},
 }
 _VICUNA: dict[str, dict[str, Any]] = {
     "repair": {"batch_size": 16},

@@ -19,12 +19,14 @@ from ressa.data.sample import Sample
 from ressa.data.tree import Tree, split_of
 from ressa.errors import UsageError
 
+METADATA = ("metadata.jsonl", "metadata.csv")
+
 
 def find(tree: Tree) -> Iterator[Part]:
-    """One part for each task, split and kind of file; files of conversations are read together."""
+    """One part for each file, and one for those of a task and split together, which comes first."""
     parts: list[Part] = []
     for file in tree.files(".json", ".jsonl", ".csv"):
-        metadata = file.name in ("metadata.jsonl", "metadata.csv")
+        metadata = file.name in METADATA
         start = beginning(file)
         if file.suffix == ".csv":
             start = "" if not metadata else json.dumps(_header(start))
@@ -35,14 +37,17 @@ def find(tree: Tree) -> Iterator[Part]:
         homes = (file.parent,) if metadata else tuple(dict.fromkeys((file.parent, *_homes(tree))))
         task, split = task_of(kind, file.stem), split_of(file, tree.path)
         parts.append(Part(task, split, file.name, (file,), _read, homes, own=file.stem))
-    together: dict[str, list[Part]] = {}
+    together: dict[tuple[Any, ...], list[Part]] = {}
     for part in parts:
         if part.task == "instruct":
-            together.setdefault(part.split, []).append(part)
+            together.setdefault((part.task, part.split), []).append(part)
+        elif part.name not in METADATA:  # pictures of one name in two folders are two
+            together.setdefault((part.task, part.split, part.images), []).append(part)
     for some in together.values():
         if len(some) > 1:
             files = tuple(file for part in some for file in part.files)
-            yield replace(some[0], name=f"{len(files)} files of conversations", files=files, own="")
+            what = {"captions": "captions", "conversations": "conversations"}.get(some[0].kind, "questions")
+            yield replace(some[0], name=f"{len(files)} files of {what}", files=files, own="")
     yield from parts
 
 
@@ -72,7 +77,7 @@ def _read(reading: Reading, part: Part) -> Sequence[Sample]:
             reading, part, file, rows, make, left_out="entries without an answer or a caption"
         ):
             key = (sample.id, sample.turns) if len(part.files) > 1 else None
-            if key is None or key not in seen:  # files of conversations are parts of each other
+            if key is None or key not in seen:  # files may be parts of each other
                 seen.add(key)
                 found.append(sample)
     return found
