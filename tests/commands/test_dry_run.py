@@ -1,6 +1,7 @@
 """`--dry-run`: what would be done and what it would take, from shapes alone."""
 
 import json
+import shutil
 
 import pytest
 import transformers as hf
@@ -72,3 +73,23 @@ def test_a_model_of_seventy_billion_is_estimated_from_its_config_alone(ressa, wo
     spoken = ressa("prune", tmp_path / "large", *output, "--dry-run")
     assert "its weights would stay on disk" in spoken.out
     assert "Nothing was loaded" in spoken.out
+
+
+def test_what_will_be_asked_is_counted_where_the_data_are(ressa, world):
+    asked = ("evaluate", world.llava, "--data", world.data, "--device", "cpu", "--limit", 2)
+    dry, real = ressa(*asked, "--dry-run"), json.loads(ressa(*asked, "--json").out)
+    table = {row[1]: row[3] for row in (line.split() for line in dry.out.splitlines()) if row[:1] == ["│"]}
+    for task, found in real["tasks"].items():
+        if task != "retrieval":
+            assert int(table[task]) == found["n"], task
+
+
+def test_pictures_that_are_not_there_are_missing(ressa, world, tmp_path):
+    from tests.data.official import coco
+
+    coco(tmp_path, {"val2014": range(3)})
+    shutil.rmtree(tmp_path / "val2014")
+    said = ressa("evaluate", world.llava, "--data", tmp_path, "--tasks", "caption", "--dry-run")
+    assert said.status == 0
+    assert "Missing" in said.out
+    assert "put the folder val2014 there" in " ".join(said.out.split())

@@ -63,7 +63,7 @@ def test_what_is_told_is_what_is_done(ressa, world, tmp_path, monkeypatch):
     assert done.status == 0, done.err
     told, done = json.loads(told.out), json.loads(done.out)
     assert [each["command"] for each in told] == ["prune", "evaluate", "repair", "evaluate"]
-    assert told[0]["missing"] == [f"{world.data} has no nocaps."]
+    assert told[0]["missing"] == [f"{world.data} has nothing for nocaps: it will be left out."]
     assert told[0]["layers"] == len(done[0]["plan"])
     assert (told[2]["steps"], told[2]["trained"]) == (
         done[2]["training"]["steps"],
@@ -108,7 +108,7 @@ def test_data_that_is_there_but_lacks_something(ressa, world, tmp_path):
     )
     said = ressa("run", path, "--dry-run")
     assert said.status == 0, said.err
-    assert "has no vqa in the split elsewhere" in said.out
+    assert "has no vqa in the split 'elsewhere'" in said.out
     assert DatasetFolder(world.data).has("vqa", "test")
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ressa.commands.foresight import GIB, Foresight, Seen
 from ressa.commands.outcome import Outcome
-from ressa.data.folder import CALIBRATED, SCORED, TRAINED
+from ressa.data.folder import CALIBRATED, TRAINED
 from ressa.errors import UsageError
 from ressa.recipe import DENSE, DemoRecipe, EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
 from ressa.report import Table
+
+if TYPE_CHECKING:
+    from ressa.evaluation import Drawn
 
 PROMPTS = 1_000  # of each task, where a recipe asks for all and so says no number
 CAPTIONS = 5  # of an image in a retrieval pool, as COCO and Flickr30k have them
@@ -90,9 +93,9 @@ def _together(recipes: Sequence[Recipe], found: Sequence[Outcome]) -> list[Outco
     table = Table("", ("step", "result", "what", "memory", "written", "time"), tuple(rows))
     lines = [
         f"{len(found)} steps; {_size(written)} written in all.",
-        f"About {_duration(total)} on this device{_on_h100(on_h100)}, within a factor of two or so.",
+        f"About {_duration(total)} on this device{_on_h100(on_h100, total)}, within a factor of two or so.",
     ]
-    if any(isinstance(recipe, EvaluateRecipe) and not recipe.limit for recipe in recipes):
+    if any(outcome.data.get("guessed") for outcome in found):
         lines.append(
             f"Of evaluations without a limit that is the time of {PROMPTS:,} prompts a task; all there are is asked."
         )
@@ -213,18 +216,14 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 def _evaluation(recipe: EvaluateRecipe, sight: Foresight) -> Outcome:
     if recipe.harness is not None:
         raise UsageError(f"What {recipe.harness} asks is its own: leave --dry-run out.")
-    sight.data(recipe.data, _data_of(recipe.tasks), recipe.split, SCORED)
+    drawn = sight.asked(recipe)
+    tasks = _tasks(recipe, drawn)
     seen = sight.look(recipe.model)
-
-    found = [_asked(recipe, seen, speed) for speed, _ in _speeds(recipe, sight)]
-    rows = _rows(recipe)
-    table = Table(f"{recipe.model}, to be asked", ("task", "prompts", "tokens", "beams"), rows)
-    unknown = (
-        []
-        if recipe.limit
-        else [f"All there are is asked; time and tokens are those of {PROMPTS:,} of each task."]
-    )
-    return _outcome(recipe, table, unknown, found, ", ".join(recipe.tasks))
+    found = [_asked(recipe, tasks, seen, speed) for speed, _ in _speeds(recipe, sight)]
+    table = Table(f"{recipe.model}, to be asked", ("task", "prompts", "tokens", "beams"), _rows(tasks))
+    asked = ", ".join(each.name for each in tasks)
+    guessed = drawn is None and not recipe.limit
+    return _outcome(recipe, table, _unknown(recipe, drawn), found, asked, guessed=guessed)
 
 
 def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
@@ -232,7 +231,8 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
     from ressa.sweep import points_of
 
     sight.data(recipe.calibration, recipe.mixture, recipe.calibration_split, CALIBRATED)
-    sight.data(recipe.data, _data_of(recipe.tasks), recipe.split, SCORED)
+    drawn = sight.asked(recipe)
+    tasks = _tasks(recipe, drawn)
     seen = sight.look(recipe.model)
     from ressa.allocation.uniform import per_tower
     from ressa.estimating import Estimate, estimate_pruning
@@ -251,7 +251,7 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
         plans.append(per_tower(seen.anatomy, seen.model, patterns))
 
     def take(speed: float, kind: str) -> Estimate:
-        asking = _asked(recipe, seen, speed)
+        asking = _asked(recipe, tasks, seen, speed)
         pruning = [
             estimate_pruning(
                 seen.shape,
@@ -278,9 +278,14 @@ def _sweep(recipe: SweepRecipe, sight: Foresight) -> Outcome:
 
     found = [take(speed, kind) for speed, kind in _speeds(recipe, sight)]
     title = f"{recipe.model}, to be pruned {count} times and asked each time"
-    table = Table(title, ("task", "prompts", "tokens", "beams"), _rows(recipe))
+    table = Table(title, ("task", "prompts", "tokens", "beams"), _rows(tasks))
     return _outcome(
-        recipe, table, [], found, f"{recipe.figure}, {count} points, {recipe.method}", points=count
+        recipe,
+        table,
+        _unknown(recipe, drawn),
+        found,
+        f"{recipe.figure}, {count} points, {recipe.method}",
+        points=count,
     )
 
 
@@ -295,37 +300,42 @@ class _Task:
     pairs: int = 0
 
 
-def _tasks(recipe: EvaluateRecipe | SweepRecipe) -> list[_Task]:
+def _tasks(recipe: EvaluateRecipe | SweepRecipe, drawn: "Drawn | None") -> list[_Task]:
+    """drawn: what will be asked, where that is known; else an image is taken for one prompt."""
     from ressa.evaluation.protocols import settings_of
 
     found = []
-    for name in recipe.tasks:
+    for name in recipe.tasks if drawn is None else drawn.samples:
         settings = settings_of(name, **recipe.asking())
+        samples = None if drawn is None else drawn.samples[name]
         if name == "retrieval":
-            images = min(recipe.pool, recipe.limit or recipe.pool)
-            found.append(_Task(name, images, 0, 1, CAPTIONS * images**2))
+            images = min(recipe.pool, recipe.limit or recipe.pool) if samples is None else len(samples)
+            captions = CAPTIONS * images if samples is None else sum(len(each.captions) for each in samples)
+            found.append(_Task(name, images, 0, 1, captions * images))
         else:
-            found.append(_Task(name, recipe.limit or PROMPTS, settings.tokens[1], settings.beams))
+            prompts = (recipe.limit or PROMPTS) if samples is None else len(samples)
+            found.append(_Task(name, prompts, settings.tokens[1], settings.beams))
     return found
 
 
-def _data_of(tasks: Sequence[str]) -> list[str]:
-    """What of a data folder some tasks ask about."""
-    from ressa.evaluation.tasks.by_name import task_named
+def _unknown(recipe: EvaluateRecipe | SweepRecipe, drawn: "Drawn | None") -> list[str]:
+    if drawn is not None:
+        return []
+    if recipe.limit:
+        return ["The data are not at hand, so an image is taken for one prompt of each task."]
+    return [f"All there are is asked; time and tokens are those of {PROMPTS:,} prompts of each task."]
 
-    return list(dict.fromkeys(task_named(name).data for name in tasks))
 
-
-def _rows(recipe: EvaluateRecipe | SweepRecipe) -> tuple[tuple[str, ...], ...]:
+def _rows(tasks: Sequence[_Task]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (each.name, f"{each.pairs:,} pairs", "–", "–")
         if each.pairs
         else (each.name, f"{each.prompts:,}", f"{each.tokens}", f"{each.beams}")
-        for each in _tasks(recipe)
+        for each in tasks
     )
 
 
-def _asked(recipe: EvaluateRecipe | SweepRecipe, seen: Seen, speed: float) -> Any:
+def _asked(recipe: EvaluateRecipe | SweepRecipe, tasks: Sequence[_Task], seen: Seen, speed: float) -> Any:
     """What the tasks of a recipe take, one after the other."""
     from ressa.estimating import Estimate, estimate_evaluation
 
@@ -339,7 +349,7 @@ def _asked(recipe: EvaluateRecipe | SweepRecipe, seen: Seen, speed: float) -> An
             beams=each.beams,
             speed=speed,
         )
-        for each in _tasks(recipe)
+        for each in tasks
     ]
     memory = {name: max(part.memory[name] for part in parts) for name in parts[0].memory}
     seconds = {name: sum(part.seconds[name] for part in parts) for name in ("answer", "compare")}
@@ -381,7 +391,7 @@ def _outcome(
     lines = [
         *lines,
         f"Read: {_size(found.read)}; written: {_size(found.written)}.",
-        f"About {_duration(total)} on this device ({parts}){_on_h100(sum(fast.seconds.values()))}, "
+        f"About {_duration(total)} on this device ({parts}){_on_h100(sum(fast.seconds.values()), total)}, "
         "within a factor of two or so.",
     ]
     data = {
@@ -399,9 +409,11 @@ def _outcome(
     return Outcome(data, [table, memory], lines)
 
 
-def _on_h100(seconds: float) -> str:
-    """Nothing of what is so small that other things than products take its time."""
-    return f", {_duration(seconds)} on one H100" if seconds >= 60 else ""
+def _on_h100(seconds: float, here: float) -> str:
+    """Little of what is so small there that other things than products take its time, nothing of what is so here."""
+    if here < 60:
+        return ""
+    return f", {_duration(seconds) if seconds >= 60 else 'less than a minute'} on one H100"
 
 
 def _size(size: int) -> str:

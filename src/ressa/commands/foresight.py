@@ -11,13 +11,16 @@ from ressa.checkpoint import find, read_manifest
 from ressa.data.folder import AUTO, DatasetFolder
 from ressa.data.formats.hub import HUB
 from ressa.data.training import MIXTURES, tasks_in, tasks_of
+from ressa.embedded import EMBEDDED, is_drawn
 from ressa.errors import UsageError
-from ressa.recipe import EMBEDDED
+from ressa.recipe import EvaluateRecipe, SweepRecipe
 from ressa.recipe.sources import Source
+from ressa.warned import recorded
 
 if TYPE_CHECKING:
     from ressa.anatomy import Anatomy
     from ressa.estimating import Outline
+    from ressa.evaluation import Drawn
 
 GIB = 2**30
 
@@ -89,44 +92,73 @@ class Foresight:
             self.missing[name] = f"{name} is not in the cache: {size:.1f} GiB would be fetched from the hub."
         return seen
 
-    def data(
-        self,
-        sources: str | tuple[Source, ...],
-        tasks: Sequence[str] | str,
-        split: str,
-        order: Sequence[str],
-    ) -> None:
-        """Note what of a dataset folder, or of several, is missing. tasks: all that are wanted; or a mixture, of
-        each of whose kinds one is enough. A hub's dataset is not looked for."""
+    def data(self, sources: str | tuple[Source, ...], mixture: str, split: str, order: Sequence[str]) -> None:
+        """Note what of a dataset folder, or of several, is missing for samples of a mixture, of each of whose kinds
+        one task is enough."""
         if not isinstance(sources, str):
             for source in sources:
-                self.data(source.data, source.mixture or tasks, source.split or split, order)
+                self.data(source.data, source.mixture or mixture, source.split or split, order)
             return
-        folder = sources
-        if folder == EMBEDDED or folder.startswith(HUB):
+        if not self._is_here(sources):
             return
+        groups = (
+            [tasks_of(kind) for kind in MIXTURES[mixture]]
+            if mixture in MIXTURES
+            else [[task] for task in tasks_in(mixture)]
+        )
+        try:
+            there = DatasetFolder(sources)
+            for group in groups:
+                if not any(there.choose(task, split, order) for task in group):
+                    self.missing[f"{sources}:{group}:{split}"] = there.missing(group, split)
+        except UsageError as error:
+            self.missing[sources] = str(error)
+
+    def asked(self, recipe: EvaluateRecipe | SweepRecipe) -> "Drawn | None":
+        """What will be asked, where the data are at hand; no picture is opened. What is missing is noted."""
+        if not self._is_here(recipe.data):
+            return None
+        key = (recipe.data, recipe.tasks, recipe.split, recipe.limit, recipe.pool, str(recipe.asking()))
+        return self.once(("asked", key, recipe.seed), lambda: self._draw(recipe))
+
+    def _draw(self, recipe: EvaluateRecipe | SweepRecipe) -> "Drawn | None":
+        from ressa.evaluation import draw
+
+        with recorded():
+            try:
+                drawn = draw(
+                    recipe.data,
+                    recipe.tasks,
+                    split=recipe.split,
+                    limit=recipe.limit,
+                    pool=recipe.pool or None,
+                    seed=recipe.seed,
+                    on_bad=recipe.on_bad_sample,
+                    follow_links=recipe.follow_links,
+                    look=False,
+                    **recipe.asking(),
+                )
+            except UsageError as error:
+                self.missing[f"{recipe.data}:{error}"] = str(error)
+                return None
+        for task in recipe.tasks:
+            if task not in drawn.samples:
+                where = "" if recipe.split == AUTO else f" in the split {recipe.split}"
+                sentence = f"{recipe.data} has nothing for {task}{where}: it will be left out."
+                self.missing[f"{recipe.data}:{task}:{recipe.split}"] = sentence
+        return drawn
+
+    def _is_here(self, folder: str) -> bool:
+        """Whether a dataset is on this machine; one that is not there is noted, and of a hub's nothing is known."""
+        if folder == EMBEDDED:
+            return is_drawn()
+        if folder.startswith(HUB):
+            return False
         if not Path(folder).is_dir():
             self.missing[folder] = (
                 f"There is no dataset folder {folder} (docs/data.md says what it may hold)."
             )
-            return
-        if isinstance(tasks, str):
-            groups = (
-                [tasks_of(kind) for kind in MIXTURES[tasks]]
-                if tasks in MIXTURES
-                else [[task] for task in tasks_in(tasks)]
-            )
-        else:
-            groups = [[task] for task in tasks]
-        try:
-            there = DatasetFolder(folder)
-            for group in groups:
-                if not any(there.choose(task, split, order) for task in group):
-                    named = " or ".join(group)
-                    where = "" if split == AUTO else f" in the split {split}"
-                    self.missing[f"{folder}:{named}:{split}"] = f"{folder} has no {named}{where}."
-        except UsageError as error:
-            self.missing[folder] = str(error)
+        return Path(folder).is_dir()
 
 
 def _is_cached(hub_id: str) -> bool:

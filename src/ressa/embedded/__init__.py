@@ -7,11 +7,11 @@ from ressa.doors import door
 from ressa.errors import UsageError
 
 if TYPE_CHECKING:
-    from ressa.embedded.dataset import SIZES, dataset_folder
+    from ressa.embedded.dataset import SIZES, dataset_folder, is_drawn
 else:
-    __getattr__, __dir__ = door(__name__, dataset="SIZES dataset_folder")
+    __getattr__, __dir__ = door(__name__, dataset="SIZES dataset_folder is_drawn")
 
-__all__ = ["EMBEDDED", "MODELS", "SIZES", "dataset_folder", "model_folder"]
+__all__ = ["EMBEDDED", "MODELS", "SIZES", "dataset_folder", "is_drawn", "model_folder"]
 
 EMBEDDED = "embedded"
 """In place of a dataset folder: the scenes, drawn on first use."""

@@ -34,17 +34,23 @@ def dataset_folder(seed: int = 0, sizes: Mapping[str, int] | None = None, cache:
     `$RESSA_CACHE`, else `~/.cache/ressa`.
     """
     sizes = dict(SIZES if sizes is None else sizes)
-    root = cache or cache_folder()
-    name = "-".join(
-        ["scenes", f"v{VERSION}", f"seed{seed}", *(f"{split}{count}" for split, count in sizes.items())]
-    )
-    folder = root / name
+    folder = _place(seed, sizes, cache)
     if not folder.is_dir():
         with held(folder, wait=True):  # another process may be drawing it
             if not folder.is_dir():
                 with fresh_directory(folder) as work:
                     write_dataset(work, seed, sizes)
     return folder
+
+
+def is_drawn() -> bool:
+    """Whether the scenes of `dataset_folder()` are there."""
+    return _place(0, SIZES, None).is_dir()
+
+
+def _place(seed: int, sizes: Mapping[str, int], cache: Path | None) -> Path:
+    parts = [f"v{VERSION}", f"seed{seed}", *(f"{split}{count}" for split, count in sizes.items())]
+    return (cache or cache_folder()) / "-".join(["scenes", *parts])
 
 
 def write_dataset(folder: Path, seed: int, sizes: Mapping[str, int]) -> None:
