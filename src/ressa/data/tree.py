@@ -76,7 +76,7 @@ class Tree:
                 if alike:
                     found.append(max(alike, key=lambda path: _nearness(path, beside)))
             if found:
-                return tuple(found)
+                return tuple(dict.fromkeys(found))
         return tuple(path for path in self.with_pictures if not _KNOWN.fullmatch(path.name))
 
     def named(self, name: str, beside: Path) -> tuple[Path, ...]:

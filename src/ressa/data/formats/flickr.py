@@ -16,7 +16,8 @@ from ressa.data.tree import Tree
 from ressa.data.values import text
 from ressa.errors import UsageError
 
-_LINE = re.compile(r"(?P<name>[^\t|]+?)(?:#\d+\t|\s*\|\s*\d+\s*\|)(?P<caption>.*)")
+# Kaggle's line 19,999 lacks its second bar.
+_LINE = re.compile(r"(?P<name>[^\t|]+?)(?:#\d+\t|\s*\|\s*\d+(?:\s*\||\s{2,}))(?P<caption>.*)")
 
 
 def find(tree: Tree) -> Iterator[Part]:

@@ -22,7 +22,7 @@ from ressa.data.values import answer, field, fields, identity, text, texts
 
 _QUESTIONS = re.compile(r"(train|val|testdev)_(balanced|all)_questions\.json")
 _SHARD = re.compile(r"train_all_questions_\d+\.json")
-FOLDERS = ("gqa/images", "images/gqa"), ("images", "allImages/images"), ("VG_100K", "VG_100K_2")
+FOLDERS = ("gqa/images", "images/gqa", "images", "allImages/images"), ("VG_100K", "VG_100K_2")
 
 
 def find(tree: Tree) -> Iterator[Part]:
