@@ -142,7 +142,9 @@ def kaggle_flickr30k(folder: Path) -> Path:
         name = f"{1000092795 + number}.jpg"
         picture(folder / "flickr30k_images" / "flickr30k_images" / name, number)
         lines += [f"{name}| {k}| {text} .\n" for k, text in enumerate(captions_of(number))]
-    lines[-1] = lines[-1].replace("| ", "   ").replace("   ", "| ", 1)  # as 2199200615.jpg's fifth: no second bar
+    lines[-1] = (
+        lines[-1].replace("| ", "   ").replace("   ", "| ", 1)
+    )  # as 2199200615.jpg's fifth: no second bar
     write(folder / "flickr30k_images" / "results.csv", "".join(lines))
     return folder
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from ressa.commands.score import score_predictions
+from ressa.data import DatasetFolder
 from ressa.errors import UsageError
 from ressa.evaluation import answer, draw, fitted, result_of
 from ressa.evaluation.predictions import read_predictions, write_predictions
+from tests.data.official import aokvqa, coco, vizwiz
 from tests.data.tiny_folders import THINGS, tiny_dataset
 from tests.data.vlms import VLMS
 
@@ -96,6 +98,26 @@ def test_results_for_a_data_sets_own_tool_are_scored_too(folder, tmp_path):
         score_predictions(path, tasks="caption", data=str(folder), split="test").data["tasks"]["caption"]["n"]
         == 6
     )
+
+
+def test_a_okvqa_s_results_answer_both_of_its_tasks_and_vizwiz_s_name_the_picture(tmp_path):
+    coco(tmp_path, {"val2017": range(4)})
+    aokvqa(tmp_path, {"val": range(4)})
+    vizwiz(tmp_path)
+    samples = DatasetFolder(tmp_path).samples("aokvqa", "val")
+    results = {
+        each.id: {"multiple_choice": each.choices[each.correct], "direct_answer": each.target}
+        for each in samples
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    for task, asked in (("aokvqa", 3), ("aokvqa-choice", 4)):  # one is too hard to answer directly
+        found = score_predictions(path, tasks=task, data=str(tmp_path), split="val").data["tasks"][task]
+        assert (found["n"], found["score"]) == (asked, 100)
+    seen = DatasetFolder(tmp_path).samples("vizwiz", "val")
+    path.write_text(json.dumps([{"image": f"{each.id}.jpg", "answer": each.target} for each in seen]))
+    found = score_predictions(path, tasks="vizwiz", data=str(tmp_path), split="val").data["tasks"]["vizwiz"]
+    assert (found["n"], found["score"]) == (len(seen), 100)
 
 
 @pytest.mark.parametrize(

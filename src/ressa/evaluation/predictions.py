@@ -17,6 +17,7 @@ Said = dict[str, dict[str, Any]]
 """Task → id of a sample → its prediction."""
 
 FORMAT = "ressa predictions"
+AOKVQA = ("direct_answer", "multiple_choice")
 
 
 def write_predictions(
@@ -67,7 +68,9 @@ class Saved:
                 )
         found = {task: [self.said[task][sample.id] for sample in each] for task, each in samples.items()}
         for task, each in found.items():
-            accepts = task_named(task).accepts
+            accepts, adopt = task_named(task).accepts, task_named(task).adopt
+            if not self.made:
+                each[:] = [adopt(said, sample) for said, sample in zip(each, samples[task], strict=True)]
             for prediction, sample in zip(each, samples[task], strict=True):
                 if not accepts(prediction, sample):
                     raise UsageError(
@@ -78,17 +81,19 @@ class Saved:
 
 
 def read_predictions(path: Path, task: str | None = None) -> Saved:
-    """Read what `write_predictions` wrote, or a list of results as the data sets' own tools take them.
+    """Read what `write_predictions` wrote, or results as the data sets' own tools take them.
 
-    Such a list is JSON: [{"question_id" (or "questionId", "image_id", "id"): …, "answer" (or "prediction", "caption",
-    "text"): …}, …]; it has to be told of which task it is. Raises UsageError for a file that is neither.
+    Those are JSON: [{"question_id" (or "questionId", "image_id", "id", "image"): …, "answer" (or "prediction",
+    "caption", "text"): …}, …], or A-OKVQA's {id: {"direct_answer": …, "multiple_choice": …}, …}; it has to be told of
+    which task they are. Raises UsageError for a file that is neither.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}): name a file of predictions.") from None
-    if text.lstrip().startswith("["):
-        return Saved(path, {}, {_given(path, task): _results(path, text)})
+    if (results := _results(path, text)) is not None:
+        task = _given(path, task)
+        return Saved(path, {}, {task: {key: _of_task(said, task) for key, said in results.items()}})
     said: Said = {}
     made: dict[str, Any] = {}
     for number, line in enumerate(text.strip("\n").split("\n")):  # a prediction may hold other line breaks
@@ -116,17 +121,39 @@ def _given(path: Path, task: str | None) -> str:
     return task
 
 
-def _results(path: Path, text: str) -> dict[str, Any]:
+def _results(path: Path, text: str) -> dict[str, Any] | None:
+    """Id → what is said, of results of another's making; None for a file of predictions. Raises UsageError for what is
+    no results."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        if not text.lstrip().startswith("["):
+            return None
+        content = None
+    if isinstance(content, dict):
+        both = bool(content) and all(
+            isinstance(each, dict) and {*each} <= {*AOKVQA} for each in content.values()
+        )
+        return content if both else None
     try:
         found = {}
-        for entry in json.loads(text):
-            key = next(
-                entry[name] for name in ("question_id", "questionId", "image_id", "id") if name in entry
+        for entry in content:
+            name = next(
+                name for name in ("question_id", "questionId", "image_id", "id", "image") if name in entry
             )
+            key = str(entry[name])
             value = next(entry[name] for name in ("answer", "prediction", "caption", "text") if name in entry)
-            found[str(key)] = str(value) if isinstance(value, int | float) else value
+            said = str(value) if isinstance(value, int | float) else value
+            found[key.rpartition(".")[0] or key if name == "image" else key] = said
         return found
-    except (ValueError, TypeError, StopIteration, RecursionError):
+    except (ValueError, TypeError, StopIteration):
         raise UsageError(
             f'{path} is no list of results: write [{{"question_id": 1, "answer": "a dog"}}, …].'
         ) from None
+
+
+def _of_task(said: Any, task: str) -> Any:
+    """A-OKVQA's results answer both of its tasks."""
+    if not isinstance(said, dict):
+        return said
+    return said.get(AOKVQA[task.endswith("-choice")], said)

@@ -78,6 +78,10 @@ class Task(ABC):
     def references(self, sample: Any) -> list[str]:
         """What the predictions of a sample are compared with."""
 
+    def adopt(self, said: Any, sample: Any) -> Any:
+        """A prediction of this task, from what the data set's own tool takes for one."""
+        return said
+
     def accepts(self, prediction: Any, sample: Any) -> bool:
         """Whether this is what `ask` may have given for the sample; by default a text."""
         return isinstance(prediction, str)

@@ -74,6 +74,10 @@ class Choices(Task):
         result["kinds"] = apart(hits, list(kinds.values()))
         return result
 
+    def adopt(self, said: Any, sample: Question) -> Any:
+        """Options are named by what they say."""
+        return [float(choice == said) for choice in sample.choices] if said in sample.choices else said
+
     def accepts(self, prediction: Any, sample: Question) -> bool:
         if not isinstance(prediction, list):
             return isinstance(prediction, str)
