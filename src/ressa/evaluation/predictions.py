@@ -127,9 +127,9 @@ def _results(path: Path, text: str) -> dict[str, Any] | None:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        if not text.lstrip().startswith("["):
-            return None
         content = None
+    if not isinstance(content, dict) and not text.lstrip().startswith("["):
+        return None
     if isinstance(content, dict):
         both = bool(content) and all(
             isinstance(each, dict) and {*each} <= {*AOKVQA} for each in content.values()
