@@ -111,6 +111,10 @@ def test_the_recipe_of_a_report_is_printed(report, recipe):
         (printed,) = from_yaml("\n".join(show_recipe(str(place)).lines))
         assert printed.models == ("embedded-llava", *recipe.models)  # what stands beside it is named
         assert printed.model_copy(update={"models": recipe.models}) == recipe
+    run_report(recipe.model_copy(update={"shown": 1}))
+    (printed,) = from_yaml("\n".join(show_recipe(str(report)).lines))
+    assert printed.shown == 1
+    run_report(recipe)
 
 
 def test_words_of_the_data_are_no_markup(report, tmp_path):

@@ -70,13 +70,17 @@ def run_report(recipe: ReportRecipe, *, force: bool = False) -> Outcome:
             "asked": fingerprint([drawn.fingerprint, *(each.id for each in questions)]),
         }
         result = _finished(recipe.output, numbers, identity, force)
+        besides = recipe.besides()
         line = f"The page is {recipe.output}, its numbers are in {numbers}."
         if result is not None:
             line = f"The numbers were there already. {line}"
+            if result.get("besides") != besides:
+                result["besides"] = besides
+                write_json(numbers, result)
         else:
             with work_folder(recipe.output, identity, force=force) as work:
                 result = _measure(recipe, shown, drawn, questions, places, work)
-                result |= {"recipe": identity, "versions": versions(), "warnings": said}
+                result |= {"recipe": identity, "besides": besides, "versions": versions(), "warnings": said}
                 write_json(numbers, result)
         write_page(recipe.output, result, [each.images[0] for each in questions], recipe.shown)
     table = models_table(result["models"])
