@@ -125,6 +125,22 @@ def test_one_file_in_two_splits_is_found(ressa, tmp_path):
     assert "1 picture is both scored on and learned from" in ressa("data", "check", data).sentence
 
 
+def test_karpathys_splits_beside_cocos_own_are_told_and_no_fault(ressa, tmp_path):
+    """Karpathy trains on most of val2014, and each is taken only where it is named."""
+    official.coco(tmp_path, {"train2014": range(2), "val2014": range(2, 8)})
+    splits = {"train": ("train2014", range(2)), "restval": ("val2014", range(2, 5))}
+    official.karpathy_coco(
+        tmp_path, {**splits, "test": ("val2014", range(5, 6)), "val": ("val2014", range(6, 8))}
+    )
+    for path in tmp_path.rglob("*.jpg"):
+        photo(int(path.stem[-12:])).save(path)
+    said = ressa("data", "check", tmp_path)
+    assert said.status == 0, said.err
+    assert "3 more pictures are in two splits that are read only where --split names them" in " ".join(
+        said.out.split()
+    )
+
+
 def test_pictures_that_are_only_alike_are_no_leaks(tmp_path):
     """Scenes on plain grounds, which have much in common: none is taken for another."""
     from ressa.embedded.dataset import write_dataset

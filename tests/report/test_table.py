@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ressa.report import comparison_table, recovered
+from ressa.report import comparison_table, recovered, scores_table
 
 
 def result(vqa, caption, *, zeros=0.0, seconds=None):
@@ -58,3 +58,13 @@ def test_markdown_and_terminal_show_the_same_cells():
     text = console.file.getvalue()
     assert "a title" in text
     assert all(cell in text for row in table.rows for cell in row)
+
+
+def test_of_many_kinds_those_with_the_most_samples_are_shown_and_types_of_answers_always():
+    kinds = {f"kind {n}": {"score": 50.0, "n": n} for n in range(1, 31)}
+    types = {"yes/no": {"score": 75.0, "n": 9}, "other": {"score": 25.0, "n": 9}}
+    score = {"score": 50.0, "n": 18, "kinds": kinds, "answer_types": types}
+    rows = scores_table({"tasks": {"vqa": score}, "average": None}).rows
+    assert [row[0].strip() for row in rows[1:4]] == ["yes/no", "other", "kind 19"]
+    assert len(rows) == 1 + 2 + 12 + 1
+    assert "18 more kinds" in rows[-1][0]

@@ -6,6 +6,7 @@ from typing import Any
 from ressa.commands.outcome import Outcome
 from ressa.data.auditing import Audit, as_data, audit
 from ressa.data.faults import table
+from ressa.data.formats.part import Part
 from ressa.data.obtaining.catalog import DATASETS, GB, MB, Dataset, find_dataset
 from ressa.data.obtaining.download import download
 from ressa.errors import UsageError
@@ -54,7 +55,7 @@ def check_folder(folder: str, *, pictures: bool, follow_links: bool) -> Outcome:
     found = audit(folder, pictures=pictures, follow_links=follow_links)
     rows = tuple(
         (
-            f"{report.part.task}, {report.part.own or report.part.split}",
+            f"{report.part.task}, {_split(report.part)}",
             f"{report.samples:,}",
             f"{len(report.pictures):,}",
             *(f"{count:,}" if count else "–" for count in (report.missing, report.unreadable, report.bad)),
@@ -64,12 +65,22 @@ def check_folder(folder: str, *, pictures: bool, follow_links: bool) -> Outcome:
     columns = ("task, split", "samples", "pictures", "missing", "damaged", "bad")
     tables = [Table(str(found.path), columns, rows)] if rows else []
     lines = [*_faults(found), *_leaks(found)]
+    if found.by_name:
+        lines.append(
+            f"{found.by_name:,} more pictures are in two splits that are read only where --split names them, one to be "
+            "scored on and one to learn from."
+        )
     if pictures and found.parts:
         lines.append(
             f"{found.compared:,} pictures were opened, and those that are scored on compared with all others by their "
             "bytes and by what they show."
         )
     return Outcome(as_data(found), tables, lines, wrong=found.wrong)
+
+
+def _split(part: Part) -> str:
+    """What --split takes for it; what a dataset calls itself says nothing of the split where it is not in it."""
+    return part.own if part.split in part.own else f"{part.split} ({part.own})" if part.own else part.split
 
 
 def _faults(found: Audit) -> list[str]:

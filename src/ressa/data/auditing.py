@@ -10,7 +10,7 @@ from typing import Any
 
 from ressa.data.checking import stored
 from ressa.data.faults import Fault, Faults
-from ressa.data.folder import SCORED, DatasetFolder
+from ressa.data.folder import CALIBRATED, SCORED, TRAINED, DatasetFolder
 from ressa.data.formats.part import Part
 from ressa.data.likeness import How, Look, alike, look_at
 from ressa.data.sample import StoredPicture
@@ -52,11 +52,13 @@ class Leak:
 
 @dataclass
 class Audit:
-    """Everything that was found in a folder. compared: how many pictures were opened and compared by content."""
+    """Everything that was found in a folder. leaks: between splits of which at least one is taken where none is named;
+    by_name: how many pictures are in two others. compared: how many pictures were opened and compared by content."""
 
     path: Path
     parts: list[PartReport]
     leaks: list[Leak] = field(default_factory=list)
+    by_name: int = 0
     compared: int = 0
 
     @cached_property
@@ -92,7 +94,8 @@ def audit(
     found = Audit(data.path, parts)
     if pictures and parts:
         looks = _look(parts)
-        found.leaks, found.compared = _leaks(parts, looks), len(looks)
+        found.leaks, found.by_name = _leaks(data, parts, looks)
+        found.compared = len(looks)
     return found
 
 
@@ -153,26 +156,40 @@ def _try(function: Callable[[StoredPicture], Look]) -> Callable[[StoredPicture],
     return tried
 
 
-def _leaks(parts: Sequence[PartReport], looks: dict[StoredPicture, Look]) -> list[Leak]:
-    """Pictures of splits that are scored on, among those of splits that are not."""
+def _leaks(
+    data: DatasetFolder, parts: Sequence[PartReport], looks: dict[StoredPicture, Look]
+) -> tuple[list[Leak], int]:
+    """Pictures of splits that are scored on, among those of splits that are not; and in how many of them neither
+    split is taken unless it is named (Karpathy's training pictures, in COCO's val2014)."""
+    taken = {
+        part
+        for task in data.tasks()
+        for order in (SCORED, TRAINED, CALIBRATED)
+        if (part := data.taken(task, order)) is not None
+    }
 
-    def known(scored: bool) -> dict[StoredPicture, tuple[str, str]]:
-        """Picture → the first task and split that it is of."""
-        found: dict[StoredPicture, tuple[str, str]] = {}
-        for part in parts:
-            if (part.part.split in SCORED) == scored:
-                for picture in part.pictures:
+    def known(scored: bool) -> dict[StoredPicture, Part]:
+        """Picture → the first part that it is of, those that are taken coming first."""
+        found: dict[StoredPicture, Part] = {}
+        for report in sorted(parts, key=lambda report: report.part not in taken):
+            if (report.part.split in SCORED) == scored:
+                for picture in report.pictures:
                     if picture in looks:
-                        found.setdefault(picture, (part.part.task, part.part.own or part.part.split))
+                        found.setdefault(picture, report.part)
         return found
 
     scored, learned = known(True), known(False)
     asked, others = list(scored), list(learned)
     pairs = alike([looks[picture] for picture in asked], [looks[picture] for picture in others])
-    return [
-        Leak((*scored[asked[one]], str(asked[one])), (*learned[others[other]], str(others[other])), how)
-        for one, other, how in pairs
-    ]
+    leaks, by_name = [], set()
+    for one, other, how in pairs:
+        ours, theirs = scored[asked[one]], learned[others[other]]
+        if ours in taken or theirs in taken:
+            names = [(part.task, part.own or part.split) for part in (ours, theirs)]
+            leaks.append(Leak((*names[0], str(asked[one])), (*names[1], str(others[other])), how))
+        else:
+            by_name.add(asked[one])
+    return leaks, len(by_name)
 
 
 def as_data(found: Audit) -> dict[str, Any]:
@@ -198,6 +215,7 @@ def as_data(found: Audit) -> dict[str, Any]:
         "leaks": [
             {"scored": leak.scored, "learned": leak.learned, "how": leak.how} for leak in found.leaks[:1000]
         ],
+        "leaks_by_name": found.by_name,
         "compared": found.compared,
         "wrong": found.wrong,
     }

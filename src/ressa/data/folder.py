@@ -109,6 +109,11 @@ class DatasetFolder:
         there = {each: part for each in wanted if (part := self._find(task, each))}
         return next((each for each, part in there.items() if part.ready), next(iter(there), None))
 
+    def taken(self, task: str, order: Sequence[str]) -> Part | None:
+        """The part of a task that is read where no split is named."""
+        split = self.choose(task, AUTO, order)
+        return None if split is None else self._find(task, split)
+
     def vqa(self, split: str) -> Sequence[Any]:
         """VQAv2's questions, `samples` by the name of a task; likewise `okvqa`, `gqa` and `captions`."""
         return self.samples("vqa", split)

@@ -12,22 +12,40 @@ PARTS = (
     *("top-5", "mean per class"),
 )
 """What a task may tell besides its score."""
+KINDS = 12  # that are shown of a task: of more, those with the most samples
 
 
 def scores_table(result: Mapping[str, Any], title: str = "") -> Table:
-    """What `ressa evaluate` found: a row a task and, indented beneath it, a row a kind; then the average."""
+    """What `ressa evaluate` found: a row a task and, indented beneath it, a row a kind of question and of answer; then
+    the average."""
     rows: list[tuple[str, ...]] = []
     sections = set()
     for task, score in result["tasks"].items():
         rows.append((task_title(task, score), shown(score["score"], score.get("digits")), str(score["n"])))
-        parts = {kind: part["score"] for kind, part in score.get("kinds", {}).items()}
-        counts = {kind: str(part["n"]) for kind, part in score.get("kinds", {}).items()}
-        parts |= {name: score[name] for name in PARTS if name in score}
-        rows += [(f"  {name}", f"{value:.1f}", counts.get(name, "")) for name, value in parts.items()]
+        rows += _apart(score)
+        rows += [(f"  {name}", f"{score[name]:.1f}", "") for name in PARTS if name in score]
+        if found := score.get("unanswerable"):
+            for title, name in (("F1", "f1"), ("average precision", "average_precision")):
+                rows.append((f"  unanswerable, {title}", f"{found[name]:.1f}", str(found["n"])))
         sections.add(len(rows) - 1)
     if result["average"] is not None:
         rows.append(("average", shown(result["average"]), ""))
     return Table(title, ("", "score", "samples"), tuple(rows), frozenset(sections))
+
+
+def _apart(score: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row a kind."""
+    kinds = list(score.get("kinds", {}).items())
+    most = sorted(kinds, key=lambda pair: -pair[1]["n"])[:KINDS]
+    shown_kinds = [pair for pair in kinds if pair in most]
+    there = dict(kinds)
+    types = [pair for pair in score.get("answer_types", {}).items() if pair[0] not in there]
+    rows: list[tuple[str, ...]] = [
+        (f"  {kind}", f"{part['score']:.1f}", str(part["n"])) for kind, part in (*types, *shown_kinds)
+    ]
+    if len(kinds) > KINDS:
+        rows.append((f"  … and {len(kinds) - KINDS} more kinds (--json has them)", "", ""))
+    return rows
 
 
 def towers_table(count: Mapping[str, Any], title: str = "") -> Table:
