@@ -171,6 +171,20 @@ def test_an_error_of_the_data_leaves_finished_work(ressa, prune, world, straight
     assert "finished 3 of 4" in ressa(*arguments).err
 
 
+def test_a_model_that_was_written_since_is_told(ressa, prune, world, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(world.llava, source)
+    arguments = [source if word == world.llava else word for word in prune(world, tmp_path / "out")]
+    assert ressa(*arguments).status == 0
+    assert "was written after" not in ressa(*arguments).err
+    later = (tmp_path / "out" / "ressa.json").stat().st_mtime + 10
+    (weights,) = source.glob("*.safetensors")
+    os.utime(weights, (later, later))
+    said = ressa(*arguments)
+    assert said.status == 0
+    assert "was written after" in " ".join(said.err.split())
+
+
 def test_a_file_is_never_replaced_by_a_folder(ressa, prune, world, tmp_path):
     (tmp_path / "letter").write_text("dear")
     said = ressa(*prune(world, tmp_path / "letter", "--force"))

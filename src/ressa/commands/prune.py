@@ -25,7 +25,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
     """Prune as the recipe says, into a folder; a finished result of the same recipe is left as it is."""
     refuse_overlap(recipe.output, recipe.model, *folders_of(recipe.calibration), recipe.plan)
     identity = recipe.identity()
-    manifest = finished(recipe.output, identity, force=force)
+    manifest = finished(recipe.output, identity, recipe.model, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     find(recipe.model)

@@ -34,7 +34,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
     # The same recipe on a folder that was pruned anew since is another repair.
     parent = fingerprint([json.dumps([pruned.recipe, pruned.plan, pruned.versions], sort_keys=True)])
     identity = {**recipe.identity(), "parent": parent}
-    manifest = finished(recipe.output, identity, force=force)
+    manifest = finished(recipe.output, identity, recipe.model, force=force)
     if manifest is not None:
         return _outcome(recipe, manifest, f"{recipe.output} held this result already.")
     config = recipe.config()

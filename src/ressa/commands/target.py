@@ -12,6 +12,7 @@ from ressa.errors import UsageError
 from ressa.files import check_folder, check_writable, read_json, target, told, write_json
 from ressa.locks import held
 from ressa.processes import is_first
+from ressa.warned import warn
 
 NOTE = "recipe.json"
 NOTES = {NOTE, "pruning.json", "repair.json"}  # what a run writes before it has done anything
@@ -49,10 +50,11 @@ def refuse_overlap(output: Path, *inputs: str | Path | None) -> None:
             raise UsageError(f"{output} holds {name}, which is read: choose another --output.")
 
 
-def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest | None:
+def finished(output: Path, identity: dict[str, Any], source: str, *, force: bool) -> Manifest | None:
     """The manifest at `output` if it is this very recipe's result; None if nothing is there, or on `force`.
 
-    identity: `Recipe.identity()`, perhaps with more keys that decide the result.
+    identity: `Recipe.identity()`, perhaps with more keys that decide the result. source: the model that it is made
+    from; if that is a folder whose weights were written later, it is said.
     Raises UsageError when something else is there.
     """
     check_folder(output)
@@ -70,6 +72,9 @@ def finished(output: Path, identity: dict[str, Any], *, force: bool) -> Manifest
     begun = read_json(work_place(output) / NOTE)
     if begun is not None and begun.items() >= identity.items():  # the end of that run was cut short
         shutil.rmtree(work_place(output), ignore_errors=True)
+    weights = [path for form in ("*.safetensors", "*.bin") for path in Path(source).expanduser().glob(form)]
+    if any(path.stat().st_mtime > (output / MANIFEST).stat().st_mtime for path in weights):
+        warn(f"{source} was written after {output} was made from it: --force makes it anew.")
     return manifest
 
 
