@@ -31,6 +31,7 @@ from ressa.sparsity import PackedMasks, Plan, Unstructured, count_zeros, global_
 from ressa.stopwatch import Stopwatch
 from ressa.warned import warn
 
+_SAMPLED = 32  # values of each parameter, that tell one model from another
 WORTH_SAYING = 1e-3  # of the weights: a dense model has a few zeros, too
 
 
@@ -69,6 +70,7 @@ def prune(
     keep_zeros: bool = False,
     stored_in: torch.dtype | None = None,
     streamed: StreamedWeights | None = None,
+    force: bool = False,
 ) -> PruneResult:
     """Prune a model in place, block by block in the order data flows. One that is packed is unpacked first.
 
@@ -97,6 +99,7 @@ def prune(
             the blocks behind them see what will be there.
         streamed: the shards of the output, if finished blocks go there and not into work_dir, and the model's own
             weights, if they stay on disk.
+        force: drop unfinished work of something else, which is refused otherwise.
 
     Raises UsageError before anything is changed: a plan that names no layer or an unknown one, a pattern that
     does not fit, an unknown method or option, no calibration samples or none with images. Raises RunError if
@@ -174,8 +177,8 @@ def prune(
             keep_zeros,
         )
         let_go = shelf.let_go if shelf is not None else lambda _weight: None
-        contents = _contents(modules, plan, () if needs is None else batches, let_go)
-        finished.claim(fingerprint([repr(recipe), *contents]))
+        contents = _contents(model, () if needs is None else batches, let_go, stored_in)
+        finished.claim(fingerprint([repr(recipe), *contents]), force=force)
         masks.update(finished.restore(blocks, modules))
         for name in masks:
             note(name, modules[name].weight, masks[name])
@@ -283,20 +286,32 @@ def _compare_globally(modules: Mapping[str, Any], plan: Plan, method: Method) ->
 
 
 def _contents(
-    modules: Mapping[str, Any],
-    plan: Plan,
+    model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     let_go: Callable[[Tensor], None],
+    stored_in: torch.dtype | None,
 ) -> Iterator[bytes]:
-    """What tells one model and calibration set from another: a sample of every weight, and all inputs.
+    """What tells one model and calibration set from another: a sample of every parameter, and all inputs.
 
-    let_go: called when a weight has been looked at.
+    let_go: called when a parameter has been looked at. stored_in: the dtype that wider ones come from, in which they
+    are the same wherever they are meanwhile.
     """
-    for name in plan:
-        weight = modules[name].weight
-        for row in (0, len(weight) // 2, len(weight) - 1):  # a whole tensor need not be read from disk
-            yield _bytes(weight[row])
-        let_go(weight)
+    for name, parameter in model.named_parameters():
+        yield name.encode()
+        if parameter.is_meta or not parameter.numel():
+            continue
+        weight = parameter.detach()
+        rows = (
+            weight[[0, len(weight) // 2, -1]] if weight.dim() else weight
+        )  # not the whole: it may be on disk
+        parts = [rows.reshape(-1)]
+        if weight.is_contiguous():
+            flat = weight.view(-1)
+            parts.append(flat[:: -(-len(flat) // _SAMPLED)])
+        for part in parts:
+            wider = stored_in is not None and part.is_floating_point() and part.itemsize > stored_in.itemsize
+            yield _bytes(part.to(stored_in) if wider else part)
+        let_go(parameter)
     for batch in batches:
         for name in sorted(batch):
             yield name.encode()

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ressa.checkpoint import load, read_manifest, read_masks
+from ressa.checkpoint import StreamedWeights, load, read_manifest, read_masks
 
 
 @pytest.fixture
@@ -64,3 +64,31 @@ def test_scores_say_in_what_they_were_computed(ressa, world, halved, slow):
             "evaluate", halved, "--data", world.data, "--tasks", "gqa", "--limit", 1, "--json", *options
         )
         assert json.loads(said.out)["computed_in"] == dtype
+
+
+@pytest.mark.parametrize("ways", [("--no-stream", "--stream"), ("--stream", "--no-stream")])
+def test_a_run_goes_on_wherever_its_weights_are_meanwhile(
+    ressa, world, halved, tmp_path, slow, monkeypatch, ways
+):
+    """Kept blocks are those of the same model, whether it was widened in memory or is narrow on disk."""
+
+    def prune(name, how):
+        return ressa("prune", halved, "-o", tmp_path / name, "--calibration", world.data, "--samples", 6, how)
+
+    keep, kept = StreamedWeights.keep, []
+
+    def keep_two(self, block, *more):
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(block.name)
+        return keep(self, block, *more)
+
+    assert prune("whole", ways[0]).status == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamedWeights, "keep", keep_two)
+        assert prune("cut", ways[0]).status == 130
+    said = prune("cut", ways[1])
+    assert said.status == 0, said.err
+    assert "finished 2 of" in said.err
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()

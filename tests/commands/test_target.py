@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ressa.checkpoint import FinishedBlocks, StreamedWeights
 from tests.commands.contents import contents_but_times
@@ -94,6 +95,49 @@ def test_damaged_work_is_done_again_and_that_is_said(
         assert "An earlier run finished 2 of 4 blocks" in said.err
     assert contents_but_times(output) == straight
     assert os.listdir(tmp_path) == ["out"]
+
+
+def flip_all(path):
+    path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
+
+
+@pytest.mark.parametrize("method", ["sparsegpt"], indirect=True)
+@pytest.mark.parametrize("damage", [os.unlink, empty, flip_all])
+def test_blocks_whose_weights_are_damaged_in_the_shards_are_done_again(
+    ressa, prune, world, straight, cut_short, tmp_path, damage
+):
+    output = tmp_path / "out"
+    cut_short(prune(world, output))
+    (shard,) = (tmp_path / ".out.partial" / "streamed").glob("model.safetensors")
+    damage(shard)
+    said = ressa(*prune(world, output))
+    assert said.status == 0, said.err
+    assert "model.safetensors is damaged" in said.err
+    assert contents_but_times(output) == straight
+
+
+@pytest.mark.parametrize("part", ["multi_modal_projector", "norm", "embed_tokens"])
+def test_work_of_a_model_that_has_changed_since_is_refused_and_dropped_by_force(
+    ressa, prune, world, cut_short, tmp_path, part
+):
+    source = tmp_path / "model"
+    shutil.copytree(world.llava, source)
+
+    def words(output):
+        return [source if word == world.llava else word for word in prune(world, output)]
+
+    cut_short(words(tmp_path / "out"))
+    (file,) = source.glob("*.safetensors")
+    tensors = load_file(file)
+    changed = {name: tensor * 1.5 for name, tensor in tensors.items() if part in name}
+    assert changed
+    save_file(tensors | changed, file, {"format": "pt"})
+    said = ressa(*words(tmp_path / "out"))
+    assert said.status == 2
+    assert "unfinished work of another" in said.sentence
+    assert ressa(*words(tmp_path / "out"), "--force").status == 0
+    assert ressa(*words(tmp_path / "fresh")).status == 0
+    assert contents_but_times(tmp_path / "out") == contents_but_times(tmp_path / "fresh")
 
 
 def test_a_run_that_goes_on_says_from_where(ressa, prune, world, straight, cut_short, tmp_path):

@@ -16,13 +16,13 @@ from ressa.progress import say
 from ressa.sparsity import PackedMasks, as_packed
 
 
-def claim(folder: Path, identity: str) -> None:
+def claim(folder: Path, identity: str, *, force: bool = False) -> None:
     """Make a folder the work folder of a pruning run. identity: whatever decides the result; a folder that holds
-    unfinished work of another identity is refused with a UsageError. Where the note that says whose it is was
-    damaged, no block counts as finished."""
+    unfinished work of another identity is refused with a UsageError, or on `force` loses it. Where the note that says
+    whose it is was damaged, no block counts as finished."""
     note = folder / "pruning.json"
     begun = read_json(note)
-    if begun is None:
+    if begun is None or (force and begun != {"identity": identity}):
         if is_first():
             for path in folder.glob("*.safetensors"):
                 path.unlink()
@@ -35,7 +35,7 @@ def refuse(folder: Path) -> NoReturn:
     """Raises UsageError: the folder is another run's."""
     raise UsageError(
         f"{folder} holds unfinished work of another recipe, model or calibration set: "
-        "delete it, or choose another folder."
+        "delete it (or give --force, which drops it), or choose another folder."
     )
 
 
@@ -54,10 +54,11 @@ class FinishedBlocks:
         self.folder, self.identity = Path(folder), ""
         self.keeps_weights = keeps_weights
 
-    def claim(self, identity: str) -> None:
-        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity."""
+    def claim(self, identity: str, *, force: bool = False) -> None:
+        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity, unless that
+        is to be dropped (`force`)."""
         self.identity = identity
-        claim(self.folder, identity)
+        claim(self.folder, identity, force=force)
 
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Write down one block. weights, masks: layer name → (out, in)."""

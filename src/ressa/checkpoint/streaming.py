@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ressa.checkpoint.resume import claim, refuse, say_how_far
 from ressa.checkpoint.stored import INDEX, Place, StoredTensors
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import narrowed
+from ressa.files import say_damaged
 from ressa.processes import is_first
 from ressa.sparsity import PackedMasks, as_packed
 
@@ -74,10 +76,11 @@ class StreamedWeights:
         self._pruned: set[str] = set()
         self._shards: dict[str, Tensor] = {}
 
-    def claim(self, identity: str) -> None:
-        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity."""
+    def claim(self, identity: str, *, force: bool = False) -> None:
+        """Make the folder this run's. Raises UsageError if it holds unfinished work of another identity, unless that
+        is to be dropped (`force`)."""
         self.identity = identity
-        claim(self.folder, identity)
+        claim(self.folder, identity, force=force)
 
     def keep(self, block: Block, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> PackedMasks:
         """Write a block's pruned weights where they stay, then its masks, which say that it is finished.
@@ -87,14 +90,13 @@ class StreamedWeights:
         """
         if not is_first():
             return as_packed(masks)
-        for name, weight in weights.items():
-            self._write(f"{name}.weight", weight)
+        sums = {name: self._write(f"{name}.weight", weight) for name, weight in weights.items()}
         for file in {self.places[f"{name}.weight"].file for name in weights}:
             _settle(self._open(file))
         at_rest = as_packed(masks)
         packed = {name: at_rest.packed(name) for name in at_rest}
         widths = {name: at_rest.width(name) for name in at_rest}
-        keep_tensors(self._note(block), packed, identity=self.identity, widths=widths)
+        keep_tensors(self._note(block), packed, identity=self.identity, widths=widths, sums=sums)
         return self._take_up(block) or at_rest
 
     def restore(self, blocks: Sequence[Block], modules: Mapping[str, nn.Module]) -> PackedMasks:
@@ -102,7 +104,7 @@ class StreamedWeights:
         masks = PackedMasks()
         finished = 0
         for block in blocks:
-            if (found := self._take_up(block)) is not None:
+            if (found := self._take_up(block, anew=False)) is not None:
                 finished += 1
                 masks.update(found)
                 if not self.resident:
@@ -155,7 +157,8 @@ class StreamedWeights:
         if (self.source.folder / INDEX).is_file():
             shutil.copyfile(self.source.folder / INDEX, target / INDEX)
 
-    def _write(self, name: str, weight: Tensor) -> None:
+    def _write(self, name: str, weight: Tensor) -> int:
+        """Write a weight to its place, and return the checksum of its bytes there."""
         place, old = self.places[name], self._data[name]
         if weight.dtype == self.computes_in:
             weight = narrowed(weight, old.dtype)
@@ -163,26 +166,39 @@ class StreamedWeights:
             raise RunError(
                 f"{name} came back as {weight.dtype} {tuple(weight.shape)}: this is a defect of ressa."
             )
-        data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
         with self._open(place.file).open("r+b") as file:
             file.seek(place.begin)
-            file.write(data)  # type: ignore[arg-type]  # an array is a buffer
+            file.write(data)
+        return zlib.crc32(data)
 
-    def _take_up(self, block: Block) -> PackedMasks | None:
+    def _take_up(self, block: Block, *, anew: bool = True) -> PackedMasks | None:
         """A finished block's weights are those in the output's shards; its masks, mapped as well. None for a block
-        that is not finished."""
+        that is not finished. anew: it was written by this run; otherwise its weights are held to their checksums,
+        and one that is damaged is not finished, which is said."""
         kept = kept_tensors(self._note(block))
         if kept is None:
             return None
         tensors, note = kept
         if note.get("identity") != self.identity:
             refuse(self.folder)
+        mapped = {
+            name: self._mapped(self.places[f"{name}.weight"], self._data[f"{name}.weight"])
+            for name in tensors
+        }
+        for name, weight in () if anew else mapped.items():
+            if zlib.crc32(weight.reshape(-1).view(torch.uint8).numpy().data) != note.get("sums", {}).get(
+                name
+            ):
+                say_damaged(self.folder / self.places[f"{name}.weight"].file)
+                return None
+            _give_back(weight)
         masks = PackedMasks()
         for name, packed in tensors.items():
             parameter = f"{name}.weight"
             self._pruned.add(parameter)
             old = self._data[parameter]
-            self._data[parameter] = self._mapped(self.places[parameter], old)
+            self._data[parameter] = mapped[name]
             self._stale[parameter] = old  # which the model computes with until it is put back
             masks.add(name, packed, note["widths"][name])
         return masks
@@ -199,13 +215,17 @@ class StreamedWeights:
 
     def _open(self, name: str) -> Path:
         """An output shard, made on first use: as long as the source's, empty so far."""
-        path = self.folder / name
+        path, size = self.folder / name, (self.source.folder / name).stat().st_size
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f"{name}.tmp")
             with unfinished.open("wb") as file:
-                file.truncate((self.source.folder / name).stat().st_size)
+                file.truncate(size)
             unfinished.replace(path)
+        elif (
+            path.stat().st_size != size
+        ):  # it was damaged: what is lacking is empty, and its blocks are done again
+            os.truncate(path, size)
         return path
 
     def _unpruned(self, file: str, size: int) -> Iterator[tuple[int, int]]:

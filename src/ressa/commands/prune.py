@@ -132,6 +132,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 keep_zeros=recipe.keep_zeros,
                 stored_in=stored_in if widens else None,
                 streamed=streamed,
+                force=force,
             )
         made: dict[str, Any] = {
             "allocation": {
