@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ressa.cache import cache_folder
 from ressa.data.batcher import Batcher
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from ressa.checkpoint import Vlm
 
-_CACHE = 4 << 30  # bytes of keys and values while texts are written
-_MOST, _MOST_ON_A_CPU = 512, 16  # texts written at a time
+_LEAST_ROOM = 4 << 30  # bytes beside the model, for the keys and values of what is being written
 
 
 def texts_for(
@@ -100,27 +99,14 @@ def _written(dense: "Vlm", device: "torch.device", count: int, tokens: int, seed
 
     model, home = dense.model, dense.model.device
     if device.type == "cuda" and home.type != "cuda":
-        if size_of(model) + _CACHE > torch.cuda.mem_get_info(device)[0]:
+        if size_of(model) + _LEAST_ROOM > torch.cuda.mem_get_info(device)[0]:
             raise UsageError(
                 "The model does not fit on the GPU as a whole, so that it would write text for hours: give --text a "
                 "text file instead."
             )
         model.to(device)
     try:
-        at_a_time = _at_a_time(model, tokens)
-        return own_text(model, dense.processor.tokenizer, count, tokens, seed=seed, batch_size=at_a_time)
+        return own_text(model, dense.processor.tokenizer, count, tokens, seed=seed)
     finally:
         if model.device != home:
             model.to(home)
-
-
-def _at_a_time(model: Any, tokens: int) -> int:
-    """So many texts that their keys and values stay within `_CACHE`."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", 1)
-    shared = (
-        getattr(config, "num_key_value_heads", None) or heads
-    )  # heads that have keys and values of their own
-    bytes_of_text = 2 * config.num_hidden_layers * config.hidden_size * shared // heads * 2 * tokens
-    most = _MOST if model.device.type == "cuda" else _MOST_ON_A_CPU
-    return max(1, min(most, _CACHE // bytes_of_text))

@@ -15,8 +15,8 @@ from ressa.errors import UsageError
 from ressa.progress import bar
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
-ROWS, MOST_ROWS = 64, 2048  # texts at a time: on the CPU, and at most
-REMEMBERED = 16 * 2**30  # bytes that keys and values of what has been written may take of a GPU
+ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
+REMEMBERED = 16 * 2**30  # bytes that keys and values of what has been written may take of a GPU, at most half of it
 
 
 @torch.no_grad()
@@ -63,7 +63,9 @@ def _rows(model: Any, tokens: int) -> int:
         return ROWS
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads
-    return min(MOST_ROWS, max(1, REMEMBERED // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
+    free, _ = torch.cuda.mem_get_info(model.device)
+    room = min(REMEMBERED, free // 2)
+    return min(MOST_ROWS, max(1, room // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
 
 
 def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
