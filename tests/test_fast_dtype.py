@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ressa.fast_dtype import in_fast_dtype, is_fast
+from ressa.fast_dtype import SMALL, in_fast_dtype, is_fast, is_slow, means_bf16, waits_for_host
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,23 @@ def test_models_that_are_fast_or_asked_for_in_a_dtype_stay_as_they_are(slow, mon
         assert name == "bfloat16"
     monkeypatch.setattr("ressa.fast_dtype.is_fast", lambda dtype, device: True)
     with in_fast_dtype(model, device="cpu") as name:
+        assert name == "bfloat16"
+
+
+@pytest.mark.parametrize(("weights", "small"), [(SMALL - 1, True), (SMALL, False)])
+def test_on_a_gpu_a_small_model_trains_in_float32_without_autocast(monkeypatch, weights, small):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    narrow = nn.Linear(weights, 1, bias=False, device="meta", dtype=torch.bfloat16)
+    wide = nn.Linear(weights, 1, bias=False, device="meta")
+    assert waits_for_host(wide, "cuda") is small
+    assert not waits_for_host(wide, "cpu")
+    assert means_bf16("auto", "cuda", wide) is not small
+    assert means_bf16("auto", "cuda", narrow)  # a model that was left in its half precision
+    assert means_bf16("bf16", "cuda", wide)
+    assert not means_bf16("fp32", "cuda", narrow)
+    assert is_slow(narrow, "cuda", trains=True) is small
+    assert not is_slow(narrow, "cuda")
+    with in_fast_dtype(narrow, device="cuda") as name:
+        assert name == "bfloat16"
+    with in_fast_dtype(narrow, wide, device="cuda", asked="bfloat16", trains=True) as name:
         assert name == "bfloat16"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 HALVES = (torch.bfloat16, torch.float16)
+SMALL = 50_000_000  # parameters
 
 
 def is_fast(dtype: torch.dtype, device: torch.device | str) -> bool:
@@ -27,20 +28,37 @@ def is_fast(dtype: torch.dtype, device: torch.device | str) -> bool:
     return allowed and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def means_bf16(precision: str, device: torch.device | str) -> bool:
-    """Whether "fp32", "bf16" or "auto" (bf16 where that is fast) means training under autocast to bfloat16."""
-    return precision == "bf16" or (precision == "auto" and is_fast(torch.bfloat16, device))
+def means_bf16(precision: str, device: torch.device | str, model: nn.Module) -> bool:
+    """Whether "fp32", "bf16" or "auto" (bf16 where that is fast) means training a model under autocast to bfloat16."""
+    if precision != "auto":
+        return precision == "bf16"
+    wide = next(model.parameters()).dtype is torch.float32
+    return is_fast(torch.bfloat16, device) and not (wide and waits_for_host(model, device))
+
+
+def waits_for_host(model: nn.Module, device: torch.device | str) -> bool:
+    """Whether a GPU trains a model this small faster than the host can ask it to: half precision then gains nothing,
+    and autocast's conversions are a third of what is asked for."""
+    return torch.device(device).type == "cuda" and sum(p.numel() for p in model.parameters()) < SMALL
 
 
 @contextmanager
-def in_fast_dtype(*models: nn.Module, device: torch.device | str, asked: str = "auto") -> Iterator[str]:
+def in_fast_dtype(
+    *models: nn.Module, device: torch.device | str, asked: str = "auto", trains: bool = False
+) -> Iterator[str]:
     """Within it the models compute in float32 where their own half precision is slow on the device.
 
-    asked: another dtype than "auto" leaves them as they are. Yields the dtype that the first now has, by name.
-    Afterwards every tensor has its own dtype again, and what was not zero is still not zero.
+    asked: another dtype than "auto" leaves them as they are. trains: whether it is training that they are there for
+    (`waits_for_host`). Yields the dtype that the first now has, by name. Afterwards every tensor has its own dtype
+    again, and what was not zero is still not zero.
     """
+    small = trains and all(waits_for_host(model, device) for model in models)
+
+    def slow_in(dtype: torch.dtype) -> bool:
+        return dtype in HALVES and (small or not is_fast(dtype, device))
+
     slow = [
-        (model, {name: tensor.dtype for name, tensor in _tensors(model) if _is_slow(tensor, device)})
+        (model, {name: tensor.dtype for name, tensor in _tensors(model) if slow_in(tensor.dtype)})
         for model in models
         if asked == "auto"
     ]
@@ -57,13 +75,11 @@ def in_fast_dtype(*models: nn.Module, device: torch.device | str, asked: str = "
                     tensor.data = narrowed(tensor.data, dtypes[name])
 
 
-def is_slow(model: nn.Module, device: torch.device | str) -> bool:
+def is_slow(model: nn.Module, device: torch.device | str, *, trains: bool = False) -> bool:
     """Whether `in_fast_dtype` would have a model compute in float32 on the device."""
-    return any(_is_slow(tensor, device) for _, tensor in _tensors(model))
-
-
-def _is_slow(tensor: Tensor, device: torch.device | str) -> bool:
-    return tensor.dtype in HALVES and not is_fast(tensor.dtype, device)
+    halves = {tensor.dtype for _, tensor in _tensors(model)} & {*HALVES}
+    small = trains and waits_for_host(model, device)
+    return any(small or not is_fast(dtype, device) for dtype in halves)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -47,8 +47,9 @@ def test_what_fits_stays(tmp_path):
 )
 def test_files_take_the_place_of_memory(tmp_path):
     kept = Activations(CPU, host_room=NEVER, folder=tmp_path)
+    given = torch.ones(4 << 20)  # one for all: what is freed between others stays with the process
     before = anonymous()
-    held = [kept.lay(torch.ones(4 << 20)) for _ in range(16)]  # 256 MiB
+    held = [kept.lay(given) for _ in range(16)]  # 256 MiB
     assert anonymous() - before < 64 << 20
     assert all(float(tensor.sum()) == 4 << 20 for tensor in held)
 
@@ -86,3 +87,24 @@ def test_pruning_with_activations_in_files_gives_the_same_bits(family, monkeypat
     in_files = pruned()
     assert mapped
     assert all(torch.equal(in_memory[key], in_files[key]) for key in in_memory)
+
+
+def test_a_gpu_is_not_asked_what_is_free_for_every_tensor(monkeypatch):
+    free, asked = [1000], []
+
+    def _free(device):
+        asked.append(device)
+        return free[0]
+
+    monkeypatch.setattr(activations, "_free", _free)
+    kept = Activations(CPU, room=200)
+    stays = []
+    while True:  # each takes 20 bytes of what is free
+        fits = kept._fits(torch.zeros(20, dtype=torch.uint8))
+        free[0] -= 20
+        if not fits:
+            break
+        stays.append(free[0])
+    assert 200 <= stays[-1] + 20 <= 240  # the last that fits leaves the room, to a tensor
+    assert len(asked) < len(stays) / 2
+    assert not kept._fits(torch.zeros(1, dtype=torch.uint8))

@@ -38,6 +38,7 @@ class Activations:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._coming: tuple[Call, Call, torch.cuda.Event] | None = None
         self.room = int(_free(device) * (1 - _SHARE)) if self._copies and room is None else room or 0
+        self._spare = 0  # bytes that may stay on the GPU before what is free there is asked for again
         self.host_room = int(host_memory() * (1 - _SHARE)) if host_room is None else host_room
         self.folder = folder
 
@@ -48,7 +49,7 @@ class Activations:
 
     def lay(self, tensor: Tensor) -> Tensor:
         """The tensor itself, where it may stay, or a copy in host memory or in a file."""
-        if tensor.is_cuda and _free(tensor.device) - tensor.nbytes >= self.room:
+        if tensor.is_cuda and self._fits(tensor):
             return tensor
         if tensor.nbytes > _SMALL and host_memory() - tensor.nbytes < self.host_room:
             return self._mapped(tensor).copy_(tensor)
@@ -56,6 +57,16 @@ class Activations:
             return tensor
         waiting = torch.empty_like(tensor, device="cpu", pin_memory=True)
         return waiting.copy_(tensor, non_blocking=True)
+
+    def _fits(self, tensor: Tensor) -> bool:
+        """Whether a tensor may stay on the GPU. To ask it what is free takes as long as a small block: the answer
+        holds for as many bytes as would leave most of the room above it."""
+        if tensor.nbytes > self._spare:
+            above = _free(tensor.device) - tensor.nbytes - self.room
+            self._spare = max(0, above // 4)
+            return above >= 0
+        self._spare -= tensor.nbytes
+        return True
 
     def _mapped(self, like: Tensor) -> Tensor:
         """An empty tensor of this shape whose memory the system writes to a file when it needs the room. The file has

@@ -78,7 +78,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         models = (vlm.model,) if dense is None else (vlm.model, dense.model)
         with (
             recorded() as said,
-            in_fast_dtype(*models, device=device, asked=recipe.dtype) as computed_in,
+            in_fast_dtype(*models, device=device, asked=recipe.dtype, trains=True) as computed_in,
         ):
             if recipe.text is not None:
                 with watch.on("texts"):
@@ -133,7 +133,7 @@ def _room(model: Any, masks: "PackedMasks", config: "RepairConfig", device: "tor
 
     shapes = {name: (len(masks.packed(name)), masks.width(name)) for name in masks}
     pruned = sum(rows * width for rows, width in shapes.values())
-    wide = 4 if is_slow(model, device) else model.dtype.itemsize
+    wide = 4 if is_slow(model, device, trains=True) else model.dtype.itemsize
     blocks = wide * pruned if config.reconstructs else 0
     if config.method == "reconstruct":
         trained = 0

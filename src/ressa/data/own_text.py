@@ -16,7 +16,9 @@ from ressa.progress import bar
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
 ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
-REMEMBERED = 16 * 2**30  # bytes that keys and values of what has been written may take of a GPU, at most half of it
+REMEMBERED = (
+    16 * 2**30
+)  # bytes that keys and values of what has been written may take of a GPU, at most half of it
 
 
 @torch.no_grad()

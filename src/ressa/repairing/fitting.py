@@ -82,7 +82,7 @@ def fit(
     """
     with restored(block):
         block.float().to(examples.device).requires_grad_(False)
-        bf16 = means_bf16(config.precision, examples.device)
+        bf16 = means_bf16(config.precision, examples.device, model)
         weights = [weight_of(model, name).requires_grad_(True) for name in layers]
         hooks = [_keep_zeros(weight_of(model, name), mask) for name, mask in masks.items()]
         rates = [config.reconstruct_rate or relative_rate(weight) for weight in weights]

@@ -32,6 +32,7 @@ from ressa.repairing.weights import (
     DenseWeights,
     Masks,
     adopt_dense_weights,
+    at_hand,
     check_dense,
     check_masks,
     restored,
@@ -154,8 +155,8 @@ def _repair(
     kept = [samples[number] for number in numbers]
     asked = [sample for sample in kept if not sample.plain]
     device = training_device(config)
-    forward = Forward(device, means_bf16(config.precision, device))
-    with restored(model):
+    forward = Forward(device, means_bf16(config.precision, device, model))
+    with restored(model), at_hand(model, weights, device):
         judge = weights if isinstance(weights, nn.Module) else model
         objective = find_objective(pruned, judge, weights, asked, forward, config, anatomy)
         tested = HeldBack(

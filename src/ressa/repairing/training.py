@@ -89,7 +89,7 @@ def train(
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint = last_checkpoint(work_dir) if work_dir else None
         arguments = training_arguments(config, folder, samples=len(samples), resumable=work_dir is not None)
-        bf16 = means_bf16(config.precision, training_device(config))
+        bf16 = means_bf16(config.precision, training_device(config), student)
         dense = teacher if isinstance(teacher, nn.Module) else None
         trainer = RepairTrainer(
             student,  # type: ignore[arg-type]

@@ -1,17 +1,20 @@
 """What a repair does to a model's weights around the training: sharing, masking, checking, putting back."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from ressa.checkpoint import size_of
 from ressa.errors import RunError, UsageError
+from ressa.processes import are_several
 from ressa.sparsity.mask import as_packed, count_packed, pack_nonzero
 from ressa.warned import warn
 
+AT_HAND = 8  # times what models take must be free on a GPU for them to stay there
 Masks = Mapping[str, Tensor]  # layer name → bool (out, in), True = kept
 DenseWeights = nn.Module | Mapping[str, Tensor]  # the dense model, or its parameters by name
 
@@ -122,6 +125,22 @@ def restored(model: nn.Module) -> Iterator[None]:
             tensor.data = tensor.data.to(device, dtype)
             tensor.requires_grad_(trainable)
         model.train(training)
+
+
+@contextmanager
+def at_hand(model: nn.Module, dense: object, device: torch.device) -> Iterator[None]:
+    """Within this context a model and the dense one, where both are small beside a GPU's memory, are on it whole: none
+    of their blocks has to come for each of its turns. Whoever is `restored` goes home afterwards, and so does dense."""
+    models = [each for each in (model, dense) if isinstance(each, nn.Module)]
+    with ExitStack() as stack:
+        if device.type == "cuda" and not are_several():
+            free, _ = torch.cuda.mem_get_info(device)
+            if AT_HAND * sum(map(size_of, models)) < free:
+                for each in models[1:]:
+                    stack.enter_context(restored(each))
+                for each in models:
+                    each.to(device)
+        yield
 
 
 def _tensors(dense: DenseWeights) -> Mapping[str, Tensor]:
