@@ -1,6 +1,7 @@
 """Repair lowers the loss, moves no zero, and leaves plain layers and everything else as it was."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.errors import RunError, UsageError
-from ressa.repairing import RepairConfig, dense_teacher, repair
+from ressa.repairing import RepairConfig, dense_teacher, repair, training
 from ressa.repairing.masked_linear import MaskedLinear, apply_masks, bake_masks
 from ressa.repairing.sparse_lora import SparseLoraConfig
 from ressa.repairing.student import make_student
@@ -75,6 +76,28 @@ def test_every_method_trains_and_only_plain_lora_loses_zeros(method, form):
         for name, mask in masks.items():
             assert not result.vlm.model.get_submodule(name).weight[~mask].any()
     assert result.teacher == ("separate" if form == "separate" or method == "masked_finetune" else "shared")
+
+
+def test_who_encodes_the_samples_changes_nothing():
+    histories = []
+    for workers in (0, 2):
+        pruned, masks, dense = pruned_pair("llava")
+        config = RepairConfig(workers=workers, crops=True, **(FAST | {"steps": 4}))
+        history = repair(pruned, masks, dense, samples(8), config).history
+        histories.append([entry["loss"] for entry in history])
+    assert histories[0] == histories[1]
+
+
+def test_samples_are_encoded_beside_a_gpu_where_there_is_room(monkeypatch):
+    monkeypatch.setattr(training.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))
+    monkeypatch.setattr(training.multiprocessing, "get_start_method", lambda: "fork")
+    assert training.loaders(on_cpu=False) == training.MOST_LOADERS
+    assert training.loaders(on_cpu=True) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert training.loaders(on_cpu=False) == 1
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))  # Docker's
+    assert training.loaders(on_cpu=False) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

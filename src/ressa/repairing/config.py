@@ -82,7 +82,9 @@ class RepairConfig(BaseModel):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: autocast to bf16 where that is fast
     gradient_checkpointing: bool = False
-    workers: Count = 0  # processes that load and encode the samples
+    # Processes that load and encode the samples. None: on a GPU up to 4, as far as the machine has cores and shared
+    # memory for them; on a CPU none.
+    workers: Count | None = None
     checkpoints: Count = 20  # how many times progress is saved when there is a work folder
     held_back: Count = 64  # samples that are not trained on but looked at before and after; at most a tenth
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -1,5 +1,8 @@
 """One training run of a repair: its data, arguments, progress and checkpoints."""
 
+import multiprocessing
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +34,9 @@ from ressa.repairing.teacher import SeparateTeacher, SharedTeacher
 from ressa.repairing.trackers import reporting
 from ressa.repairing.trainer import RepairTrainer
 from ressa.repairing.weights import restored
+
+SHARED, LEAST_SHARED = Path("/dev/shm"), 4 << 30  # where loaders leave batches; bytes that must be free there
+MOST_LOADERS = 4
 
 
 class Samples(Dataset):
@@ -143,6 +149,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments for a repair with so many samples, in this process or under torchrun."""
     on_cpu = training_device(config).type == "cpu"
+    workers = loaders(on_cpu) if config.workers is None else config.workers
     arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=on_cpu,
@@ -156,8 +163,8 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_num_workers=config.workers,
-        dataloader_persistent_workers=config.workers > 0,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -190,6 +197,17 @@ def training_device(config: RepairConfig) -> torch.device:
             f"Training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={device.index} instead."
         )
     return torch.device(device.type)  # of several processes each has its own GPU
+
+
+def loaders(on_cpu: bool) -> int:
+    """How many processes encode samples while others are trained on, where nobody says: none where a process cannot
+    simply be forked, for a caller's script would run once more in each."""
+    if on_cpu or multiprocessing.get_start_method() != "fork":
+        return 0
+    if not SHARED.is_dir() or shutil.disk_usage(SHARED).free < LEAST_SHARED:
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(MOST_LOADERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
 def number_of_steps(config: RepairConfig, samples: int, processes: int) -> int:
