@@ -1,9 +1,12 @@
 """The kernels' sources compile for every architecture, in every size that can be chosen, where NVRTC is installed."""
 
 import re
+from dataclasses import astuple, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ressa.errors import RunError
 from ressa.runtime import kernels
@@ -94,6 +97,48 @@ def test_a_table_of_the_user_comes_first(tmp_path, monkeypatch):
     assert variants.choose((4096, 4096), 1, candidates, lambda _: True) == wanted
     tuning.keep({"decode24": [variants.entry((4096, 4096), 1, shipped)]})
     assert variants.choose((4096, 4096), 1, candidates, lambda _: True) == shipped
+    variants.forget()
+
+
+@given(
+    rows=st.integers(1, 40_000),
+    tokens=st.integers(65, 9000),
+    multiprocessors=st.sampled_from([114, 132]),
+    main=st.sampled_from(list(variants.prefill24_candidates())),
+    tail=st.sampled_from(list(variants.prefill24_candidates())),
+)
+def test_a_tail_takes_what_no_round_of_all_multiprocessors_does(rows, tokens, multiprocessors, main, tail):
+    both = variants.Prefill24(*astuple(main)[:5], tail=astuple(tail)[:5])
+    assert main.parts(rows, tokens, multiprocessors) == [(main, 0, rows)]
+    parts = both.parts(rows, tokens, multiprocessors)
+    assert [begin for _, begin, _ in parts] == [0, *(end for _, _, end in parts[:-1])]
+    assert parts[-1][2] == rows
+    if len(parts) == 1:
+        assert parts[0][0] == main
+    else:
+        (first, _, whole), (second, _, _) = parts
+        assert (first, second) == (main, tail)
+        tiles_n = -(-tokens // (main.tokens * main.cluster_n)) * main.cluster_n
+        tile = 128 * main.warpgroups
+        assert whole % (tile * main.cluster_m) == 0
+        left = -whole // tile * tiles_n % multiprocessors  # of the last round of what is made whole
+        assert left < tiles_n * main.cluster_m
+        # one more cluster of rows would begin a round that not all of the rows fill
+        assert -(-rows // tile) * tiles_n // multiprocessors == -(
+            -(whole // tile * tiles_n) // multiprocessors
+        )
+
+
+def test_a_variant_with_a_tail_is_kept_and_chosen(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    from ressa.runtime.kernels import tuning
+
+    candidates = list(variants.prefill24_candidates())
+    both = replace(candidates[3], tail=astuple(candidates[7])[:5])
+    tuning.keep({"prefill24": [variants.entry((22016, 4096), 640, both)]})
+    assert variants.choose((22016, 4096), 640, candidates, lambda _: True) == both
+    assert len(variants.entry((22016, 4096), 640, candidates[3])["variant"]) == 5
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     variants.forget()
 
 

@@ -41,7 +41,7 @@ class _Prefill(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "y", "bias")),
         *(
             (name, ctypes.c_int)
-            for name in ("rows", "row_blocks", "column_blocks", "tokens", "tiles_m", "tiles_n")
+            for name in ("rows", "row_blocks", "column_blocks", "tokens", "tiles_m", "tiles_n", "y_stride")
         ),
     ]
 
@@ -147,8 +147,34 @@ def many_tokens(rows: int, columns: int, width: int, dtype: torch.dtype, device:
 def prefill_with(
     variant: Prefill24, rows: int, columns: int, width: int, dtype: torch.dtype, device: int, tokens: int
 ) -> Many:
-    """The kernel for many tokens in one size; the rest as for `few_tokens`."""
-    row_blocks, column_blocks = -(-rows // layout24.ROWS), -(-columns // layout24.COLUMNS)
+    """The kernel for many tokens in one size, or in two, one after the other; the rest as for `few_tokens`."""
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    parts = [
+        _prefill_part(size, rows, range(begin, end), columns, width, dtype, device, tokens)
+        for size, begin, end in variant.parts(rows, tokens, multiprocessors)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+
+    def run(x: Tensor, blocks: Tensor, bias: Tensor | None, y: Tensor) -> None:
+        for part in parts:
+            part(x, blocks, bias, y)
+
+    return run
+
+
+def _prefill_part(
+    variant: Prefill24,
+    rows: int,
+    part: range,
+    columns: int,
+    width: int,
+    dtype: torch.dtype,
+    device: int,
+    tokens: int,
+) -> Many:
+    """The kernel for a part of the rows, which begins with a block."""
+    row_blocks, column_blocks = -(-len(part) // layout24.ROWS), -(-columns // layout24.COLUMNS)
     m, n = variant.cluster_m, variant.cluster_n
     tiles_m = -(-row_blocks // (4 * variant.warpgroups * m)) * m
     tiles_n = -(-tokens // (variant.tokens * n)) * n
@@ -165,13 +191,17 @@ def prefill_with(
     box = (variant.tokens // m, 64)
     # Where x lies changes from call to call, but not its address often: allocators hand out the same ones again.
     describe = lru_cache(maxsize=16)(driver.tensor_map)
+    first, size = (
+        part.start // layout24.ROWS * column_blocks * layout24.block_bytes(),
+        dtype.itemsize * part.start,
+    )
 
     def run(x: Tensor, blocks: Tensor, bias: Tensor | None, y: Tensor) -> None:
         kernel(
             describe(x.data_ptr(), tokens, width, x.stride(0), box),
             _Prefill(
-                blocks.data_ptr(), y.data_ptr(), _pointer(bias), rows, row_blocks, column_blocks, tokens,
-                tiles_m, tiles_n,
+                blocks.data_ptr() + first, y.data_ptr() + size, None if bias is None else bias.data_ptr() + size,
+                len(part), row_blocks, column_blocks, tokens, tiles_m, tiles_n, rows,
             ),
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ cache when its turn comes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, replace
 from statistics import median
 from typing import Any
 
@@ -32,6 +33,7 @@ _KINDS: dict[type, type[Decode24]] = {
 }
 _Case = tuple[Decode24 | Prefill24, Callable[[Weight, Tensor, Tensor], None]]
 
+_MAINS = 3  # of the fastest variants for many tokens that are tried with tails
 _MOST_ERROR = 2e-2  # of a variant's output against the unpacked weight's, relative: beyond, it is broken
 
 
@@ -120,16 +122,38 @@ def ranking(weights: Sequence[Weight], tokens: int) -> list[tuple[float, Any]]:
     x = torch.randn(tokens, columns, dtype=like.dtype, device=like.device)
     exact = torch.nn.functional.linear(x.float(), weights[0].dense().float())
     y = torch.empty(tokens, rows, dtype=like.dtype, device=like.device)
-    found = []
-    for variant, run in _cases(weights[0], tokens, x):
-        y.fill_(torch.nan)
-        run(weights[0], x, y)
-        wrong = float((y - exact).norm() / exact.norm())
-        if not wrong < _MOST_ERROR:
-            raise RunError(f"{variant} is wrong on {tokens} tokens of {rows} × {columns}: error {wrong:.1e}.")
-        calls = [lambda run=run, weight=weight: run(weight, x, y) for weight in weights]
-        found.append((time_in_graph(calls, rounds=5), variant))
-    return sorted(found, key=lambda pair: pair[0])
+    found: list[tuple[float, Any]] = []
+
+    def measure(cases: Iterable[_Case]) -> None:
+        for variant, run in cases:
+            y.fill_(torch.nan)
+            run(weights[0], x, y)
+            wrong = float((y - exact).norm() / exact.norm())
+            if not wrong < _MOST_ERROR:
+                raise RunError(
+                    f"{variant} is wrong on {tokens} tokens of {rows} × {columns}: error {wrong:.1e}."
+                )
+            calls = [lambda run=run, weight=weight: run(weight, x, y) for weight in weights]
+            found.append((time_in_graph(calls, rounds=5), variant))
+        found.sort(key=lambda pair: pair[0])
+
+    measure(_cases(weights[0], tokens, x))
+    if tokens > variants.MOST_TOKENS:
+        measure(_with_tails([variant for _, variant in found[:_MAINS]], weights[0], tokens, x))
+    return found
+
+
+def _with_tails(mains: Sequence[Prefill24], weight: Weight, tokens: int, x: Tensor) -> Iterator[_Case]:
+    """Variants for many tokens with another for the rows that are left over, where there are such."""
+    device = x.get_device()
+    limit = driver.shared_limit(device)
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    for main in mains:
+        for tail in (v for v in variants.prefill24_candidates() if v.cluster_m * v.cluster_n <= 2):
+            both = replace(main, tail=astuple(tail)[:5])
+            if tail.shared <= limit and len(both.parts(weight.shape[0], tokens, multiprocessors)) > 1:
+                shape = (*weight.shape, weight.shape[1], x.dtype, device)
+                yield both, _many(launches.prefill_with(both, *shape, tokens))
 
 
 def _cases(weight: Weight, tokens: int, x: Tensor) -> list[_Case]:

@@ -8,10 +8,10 @@ before those at 50 %. The user's own measurements (`tuning`) lie in the cache fo
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
@@ -38,6 +38,11 @@ class Decode24:
     stages: int
     ctas: int
     splits: int
+
+    @property
+    def alone(self) -> Self:
+        """What is in the list of candidates."""
+        return self
 
     @property
     def warps(self) -> int:
@@ -139,7 +144,8 @@ class Fp8Decode24(Decode24):
 @dataclass(frozen=True)
 class Prefill24:
     """cuda/prefill24.cu: warpgroups, each with 128 rows; the cluster along rows and along tokens; stages; tokens of a
-    CTA."""
+    CTA. tail: the same five numbers for the rows that are left when every multiprocessor has had its CTA as often as
+    all of them can; none: these are made like the others, by some of the multiprocessors."""
 
     kernel: ClassVar[str] = "prefill24"
     warpgroups: int
@@ -147,6 +153,24 @@ class Prefill24:
     cluster_n: int
     stages: int
     tokens: int
+    tail: tuple[()] | tuple[int, int, int, int, int] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tail", tuple(self.tail))  # JSON has lists
+
+    @property
+    def alone(self) -> "Prefill24":
+        return replace(self, tail=())
+
+    def parts(self, rows: int, tokens: int, multiprocessors: int) -> list[tuple["Prefill24", int, int]]:
+        """What makes which rows: a variant without a tail, from where, up to where."""
+        tiles_n = -(-tokens // (self.tokens * self.cluster_n)) * self.cluster_n
+        tile, tiles_m = 128 * self.warpgroups, -(-rows // (128 * self.warpgroups))
+        rounds = tiles_m * tiles_n // multiprocessors
+        whole = rounds * multiprocessors // (tiles_n * self.cluster_m) * self.cluster_m * tile
+        if not self.tail or not 0 < whole < rows:
+            return [(self.alone, 0, rows)]
+        return [(self.alone, 0, whole), (Prefill24(*self.tail), whole, rows)]
 
     @property
     def shared(self) -> int:
@@ -191,7 +215,7 @@ def choose(
 
     for entry in sorted(_table(kind.kernel), key=distance):
         variant = kind(*entry["variant"])
-        if variant in fitting:
+        if variant.alone in fitting:
             return variant
     return fitting[0]
 
@@ -225,7 +249,8 @@ def forget() -> None:
 
 def entry(shape: tuple[int, int], tokens: int, variant: Decode24 | Prefill24) -> dict[str, Any]:
     """One line of a table."""
-    return {"rows": shape[0], "columns": shape[1], "tokens": tokens, "variant": list(astuple(variant))}
+    numbers = [number for number in astuple(variant) if number != ()]
+    return {"rows": shape[0], "columns": shape[1], "tokens": tokens, "variant": numbers}
 
 
 @cache

@@ -25,10 +25,11 @@ struct alignas(64) TensorMap {
 
 struct Arguments {
   const u8* weight;  // [row blocks][column blocks][BLOCK]
-  u16* y;            // [tokens][rows]
+  u16* y;            // [tokens][y_stride], of which rows are written
   const u16* bias;   // [rows], or null
   int rows, row_blocks, column_blocks, tokens;
   int tiles_m, tiles_n;  // of CTAs, multiples of the cluster's
+  int y_stride;
 };
 
 DEVICE u32 remote_address(u32 address, u32 rank) {
@@ -265,8 +266,8 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
     const int token = tile_n * TOKENS + t;
     if (token >= a.tokens || row >= a.rows) continue;
     const u32 source = mine + t * STRIDE + lane % 4 * 16;
-    u16* target = a.y + (size_t)token * a.rows + row;
-    if (a.rows % 8 == 0) *(uint4*)target = load_shared_16(source);
+    u16* target = a.y + (size_t)token * a.y_stride + row;
+    if (a.y_stride % 8 == 0 && a.rows % 8 == 0) *(uint4*)target = load_shared_16(source);
     else for (int i = 0; i < 8 && row + i < a.rows; i++) target[i] = load_shared_2(source + i * 2);
   }
   cluster_farewell();
