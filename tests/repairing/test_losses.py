@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ressa.repairing.losses import IGNORED, HiddenStateDistillation, LogitDistillation, TaskLoss, align
+from ressa.repairing import losses
+from ressa.repairing.losses import (
+    IGNORED,
+    HiddenStateDistillation,
+    LogitDistillation,
+    TaskLoss,
+    TopKDistillation,
+    align,
+)
 
 TARGETS = torch.tensor([2, IGNORED, 0, 1])
 
@@ -82,3 +90,44 @@ def test_half_precision_logits_are_summed_in_float32():
     got = LogitDistillation()(student, teacher, TARGETS)
     assert got.dtype is torch.float32
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "at_once", [1, 13, 40, 41]
+)  # of 5 × 8 logits: a row at a time, then two, four and all
+def test_sums_in_parts_and_their_gradients_are_those_of_the_whole(monkeypatch, dtype, at_once):
+    made = torch.Generator().manual_seed(3)
+    teacher = torch.randn(5, 8, generator=made).to(dtype)
+    targets = torch.tensor([1, IGNORED, 7, 0, 3])
+    known, ids = torch.log_softmax(teacher.float(), -1).topk(3)
+    found = {}
+    for name, limit in (("whole", 1 << 30), ("parts", at_once)):
+        monkeypatch.setattr(losses, "AT_ONCE", limit)
+        student = torch.randn(5, 8, generator=torch.Generator().manual_seed(4)).to(dtype).requires_grad_()
+        parts = [
+            TaskLoss()(student, targets, count=7),
+            LogitDistillation(2.0)(student, teacher, targets.clamp_min(0), count=3),
+            TopKDistillation(1.5)(student, known, ids),
+        ]
+        (parts[0] + 0.3 * parts[1] + 2 * parts[2]).backward()
+        found[name] = [*(part.detach() for part in parts), student.grad.float()]
+        with torch.no_grad():
+            assert torch.allclose(TaskLoss()(student, targets, count=7), parts[0])
+    for whole, part in zip(found["whole"], found["parts"], strict=True):
+        assert part.dtype is torch.float32
+        torch.testing.assert_close(part, whole, rtol=1e-5 if dtype is torch.float32 else 2e-2, atol=2e-3)
+
+
+def test_many_logits_are_never_copied_whole(monkeypatch):
+    """What is kept for the backward is one gradient in the logits' dtype."""
+    monkeypatch.setattr(losses, "AT_ONCE", 1000)
+    kept = []
+    student = torch.randn(100, 50).bfloat16().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        loss = LogitDistillation()(
+            student, torch.randn(100, 50).bfloat16(), torch.zeros(100, dtype=torch.long)
+        )
+    assert max(tensor.numel() for tensor in kept if tensor.dtype is torch.float32) <= 1000
+    loss.backward()
+    assert student.grad.dtype is torch.bfloat16
