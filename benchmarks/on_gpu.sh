@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What docs/results.md and benchmarks/results take from a GPU, one after the other.
 #
-#   benchmarks/on_gpu.sh OUT STEP...     steps: tests kernels step pruning command processes repair7b devices
+#   benchmarks/on_gpu.sh OUT STEP...     steps: tests sanitizer kernels step pruning command processes repair7b devices
 #                                               runtime runtime_kernels methods repairs ablations seeing pretrained
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
 #   TEXT=book.txt JOBS=3 benchmarks/on_gpu.sh runs/gpu pretrained          a plain text for the perplexity
@@ -33,6 +33,11 @@ for step in "$@"; do
     tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/kernels/test_column_sweep.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
              tests/calibration/test_walk_on_cuda.py tests/test_streamed_pruning_on_cuda.py tests/methods/test_cuda_agrees.py \
              tests/runtime/kernels/test_on_cuda.py ;;
+    sanitizer) # accesses out of bounds and races, in small cases of every kernel that computes with packed weights
+      for tool in memcheck racecheck; do
+        compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 $PYTHON -m pytest -q -x -p no:cacheprovider \
+          tests/runtime/kernels/test_on_cuda.py -k "${SANITIZED:-results_are or siblings or tail or one_byte}"
+      done ;;
     kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;
     step) $PYTHON benchmarks/repair_step.py --steps 10 --output "$OUT/repair_step.json" ;;
     pruning) $PYTHON benchmarks/prune_speed.py --output "$OUT/prune_speed.json" --figure "$OUT/prune_speed.png" ;;
@@ -48,8 +53,8 @@ for step in "$@"; do
       WORK=${WORK:-$OUT}
       [ -d "$WORK/pretrained" ] ||
         $PYTHON scripts/make_pretrained.py --output "$WORK/pretrained" --work "$WORK/pretrained-work"
-      $PYTHON benchmarks/compare.py "$WORK/pretrained" -o "$OUT/compare" --cells benchmarks/cells/pretrained.txt --seeds 0 \
-        --tasks vqa,okvqa,gqa,caption --limit 150 --jobs "$JOBS" --samples 64000 --batch-size 32 ${TEXT:+--text "$TEXT"} \
+      $PYTHON benchmarks/compare.py "$WORK/pretrained" -o "$OUT/compare" --cells "${CELLS:-benchmarks/cells/pretrained.txt}" \
+        --seeds "${SEEDS:-0}" --tasks vqa,okvqa,gqa,caption --limit 150 --jobs "$JOBS" --loaders 3 --samples 24000 --batch-size 32 ${TEXT:+--text "$TEXT"} \
         ${STOP_AFTER:+--stop-after "$STOP_AFTER"} ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)

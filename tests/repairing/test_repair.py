@@ -88,6 +88,36 @@ def test_who_encodes_the_samples_changes_nothing():
     assert histories[0] == histories[1]
 
 
+@pytest.mark.parametrize("method", ["sparse_lora", "masked_finetune"])
+def test_minutes_are_as_many_steps_as_were_timed_and_these_leave_no_trace(
+    method, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(training.Clock, "seconds", 1.0)
+    options = {key: value for key, value in FAST.items() if key != "steps"} | {"method": method}
+
+    def repaired(work, **more):
+        pruned, masks, dense = pruned_pair("llava")
+        result = repair(pruned, masks, dense, samples(8), RepairConfig(**options, **more), work_dir=work)
+        return [entry["loss"] for entry in result.history], state(result.vlm)
+
+    history, weights = repaired(tmp_path, minutes=0.1)
+    assert len(history) == 6
+    assert "A step takes 1.000 s: 6 in 0.1 minutes." in " ".join(capsys.readouterr().err.split())
+    for again in ({"minutes": 0.1}, {"steps": 6}):  # finished work is taken up; the number gives the same
+        monkeypatch.setattr(training.Clock, "seconds", 99.0)
+        other, others = repaired(tmp_path if "minutes" in again else None, **again)
+        if "steps" in again:
+            assert other == history
+        for name, weight in weights.items():
+            assert torch.equal(weight, others[name]), name
+
+
+def test_a_clock_leaves_the_first_steps_out():
+    clock = training.Clock()
+    clock.ends = [0.0, 9.0, 10.0, 11.0, 12.0, 13.0]
+    assert clock.seconds == 1.0
+
+
 def test_samples_are_encoded_beside_a_gpu_where_there_is_room(monkeypatch):
     monkeypatch.setattr(training.os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))

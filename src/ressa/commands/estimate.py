@@ -173,7 +173,9 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 
     anatomy, shape = seen.anatomy, seen.shape
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
-    steps = config.steps or steps_of(recipe.samples, config.epochs, config.batch_size)
+    steps = config.steps or (
+        0 if config.minutes else steps_of(recipe.samples, config.epochs, config.batch_size)
+    )
     allowed = -(-config.reconstruct_tokens // shape.tokens["language"])
     reconstructed = min(config.reconstruct_samples, recipe.samples, allowed) if config.reconstructs else 0
     found = [
@@ -202,14 +204,16 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
         ("tower", "pruned layers", "layers", "rank", "trained"),
         tuple(rows),
     )
-    lines = [f"{steps:,} steps of {config.batch_size} samples, of {recipe.samples:,}."]
+    many = f"{steps:,} steps" if steps else f"As many steps as {config.minutes:g} minutes take"
+    lines = [f"{many} of {config.batch_size} samples, of {recipe.samples:,}."]
     if reconstructed:
         lines.insert(
             0,
             f"Each block is reconstructed on {reconstructed:,} samples, {config.reconstruct_epochs} times over.",
         )
     trained = trainable(shape, ranks)
-    what = f"{config.method}, {steps:,} × {config.batch_size}, {trained / 1e6:.1f} M trained"
+    long = f"{steps:,} × {config.batch_size}" if steps else f"{config.minutes:g} minutes"
+    what = f"{config.method}, {long}, {trained / 1e6:.1f} M trained"
     return _outcome(recipe, table, lines, found, what, trained=trained, steps=steps)
 
 

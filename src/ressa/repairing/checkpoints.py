@@ -20,6 +20,7 @@ from ressa.warned import warn
 SEAL = "files.json"
 RECORD = "repair.json"
 RECONSTRUCTION = "reconstruction"
+STEPS = "steps.json"  # how many a training of some minutes has
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -38,6 +39,7 @@ def forget(folder: Path) -> None:
     """Remove what the stages left in a work folder."""
     for path in (*folder.glob("checkpoint-*"), folder / RECONSTRUCTION):
         shutil.rmtree(path, ignore_errors=True)
+    (folder / STEPS).unlink(missing_ok=True)
 
 
 def seal(folder: Path) -> None:

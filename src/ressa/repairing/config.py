@@ -77,6 +77,9 @@ class RepairConfig(BaseModel):
     max_grad_norm: From0 = 1.0  # 0: no clipping
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] = 1.0
     steps: Positive | None = None  # when given, decides instead of epochs
+    # Or as many steps as this machine trains in so many minutes, which a few steps tell first. How many they were is in
+    # the result, and gives the same again.
+    minutes: Above0 | None = None
     batch_size: Positive = 16  # of one process and one forward pass
     gradient_accumulation: Positive = 1
 
@@ -109,6 +112,8 @@ class RepairConfig(BaseModel):
     def _consistent(self) -> Self:
         if not self.tune:
             raise ValueError("no tower to tune: name at least one of vision, connector, language")
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("both steps and minutes say when training ends: give one of them")
         if self.warmup_learning_rate and self.schedule != "epoch_cosine":
             raise ValueError("only the schedule epoch_cosine warms up from a rate above 0: leave it out")
         untuned = [tower for tower in self.tune if not self.rank(tower)]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +14,14 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from ressa import progress
 from ressa.anatomy import Anatomy
@@ -22,9 +30,10 @@ from ressa.data.sample import Sample
 from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.fast_dtype import means_bf16
-from ressa.processes import is_first
+from ressa.files import read_json, write_json
+from ressa.processes import are_several, is_first
 from ressa.repairing.cached import CachedLogits
-from ressa.repairing.checkpoints import last_checkpoint
+from ressa.repairing.checkpoints import STEPS, last_checkpoint
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import eager_attention, lean_forward, walked_once
 from ressa.repairing.objective import Objective
@@ -37,6 +46,7 @@ from ressa.repairing.weights import restored
 
 SHARED, LEAST_SHARED = Path("/dev/shm"), 4 << 30  # where loaders leave batches; bytes that must be free there
 MOST_LOADERS = 4
+TIMED = 32  # steps, where minutes say how many there are
 
 
 class Samples(Dataset):
@@ -87,9 +97,72 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the student's trainable parameters and return the loss curve, one entry a step.
 
+    Where the config has `minutes`, some steps are taken first for their time, and forgotten.
+
     teacher: the student itself (masks bypassed), a dense model, its logits on disk (by the samples' numbers), or None.
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
+    if config.minutes is not None:
+        steps = _steps_within(student, teacher, anatomy, samples, objective, config, work_dir)
+        config = config.model_copy(update={"steps": steps, "minutes": None})
+    return _train(student, teacher, anatomy, samples, objective, config, work_dir)
+
+
+def _steps_within(
+    student: nn.Module,
+    teacher: nn.Module | CachedLogits | None,
+    anatomy: Anatomy,
+    samples: Samples,
+    objective: Objective,
+    config: RepairConfig,
+    work_dir: Path | None,
+) -> int:
+    """How many steps this machine takes in the config's minutes; a run that goes on keeps the number."""
+    assert config.minutes is not None
+    if are_several():
+        raise UsageError("How many steps fit into minutes is not measured in several processes: give steps.")
+    note = None if work_dir is None else work_dir / STEPS
+    if note is not None and (known := read_json(note)) is not None:
+        return known["steps"]
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    few = {"minutes": None, "steps": TIMED, "epochs": 1.0, "checkpoints": 0, "report_to": ()}
+    clock = Clock()
+    try:
+        _train(
+            student,
+            teacher,
+            anatomy,
+            samples,
+            objective,
+            config.model_copy(update=few),
+            None,
+            clock,
+            "Timing",
+        )
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(trained, before, strict=True):
+                parameter.copy_(value)
+    set_seed(config.seed)
+    steps = max(1, int(60 * config.minutes / clock.seconds))
+    progress.say(f"A step takes {clock.seconds:.3f} s: {steps:,} in {config.minutes:g} minutes.")
+    if note is not None:
+        write_json(note, {"steps": steps, "seconds": clock.seconds})
+    return steps
+
+
+def _train(
+    student: nn.Module,
+    teacher: nn.Module | CachedLogits | None,
+    anatomy: Anatomy,
+    samples: Samples,
+    objective: Objective,
+    config: RepairConfig,
+    work_dir: Path | None,
+    clock: "Clock | None" = None,
+    what: str = "Repairing",
+) -> list[dict[str, float]]:
     with ExitStack() as stack:
         stack.enter_context(reporting(config))
         folder = work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -129,9 +202,11 @@ def train(
         if not trainer.is_fsdp_enabled:  # which replaces the parameters when training begins
             stack.enter_context(walked_once(network))
         trainer.remove_callback(PrinterCallback)
+        if clock is not None:
+            trainer.add_callback(clock)
         if is_first():
-            bar = stack.enter_context(progress.bar("Repairing", arguments.max_steps))
-            trainer.add_callback(Progress(bar, "Repairing"))
+            bar = stack.enter_context(progress.bar(what, arguments.max_steps))
+            trainer.add_callback(Progress(bar, what))
             if checkpoint is not None:
                 step = checkpoint.name.rpartition("-")[2]
                 progress.say(
@@ -257,6 +332,26 @@ def activation_checkpointing(student: nn.Module) -> Iterator[None]:
         yield
     finally:
         getattr(model, f"{switch}_disable")()
+
+
+class Clock(TrainerCallback):
+    """Times steps. Each ends with its loss on the host, so that nothing of it is under way any more."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.cuda.is_available() and not args.use_cpu:
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """Of a step: the mean of the last half, as the first ones compile and search."""
+        late = self.ends[len(self.ends) // 2 - 1 :]
+        return (late[-1] - late[0]) / (len(late) - 1)
 
 
 class Progress(TrainerCallback):
