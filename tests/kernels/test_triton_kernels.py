@@ -144,6 +144,24 @@ def test_what_the_mask_drops_is_zero_whatever_it_was():
     assert torch.equal(out == 0, ~case.mask)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_masked_alone(shape, given, dtype):
+    case = layer(shape, given, device=DEVICE)
+    for weight in (case.weight, case.weight.t().contiguous().t()):
+        found = sparse_lora_triton.masked(weight, case.packed, dtype)
+        plain = sparse_lora_torch.masked(weight, case.packed, dtype)
+        assert found.dtype == plain.dtype == dtype
+        assert found.is_contiguous()
+        assert plain.is_contiguous()
+        assert torch.equal(plain, torch.where(case.mask, weight, 0).to(dtype))
+        if INTERPRETED and dtype == torch.bfloat16:  # it truncates
+            assert error(found, plain.double()) < 8e-3
+        else:
+            assert torch.equal(found, plain)
+
+
 def test_same_bits_every_time():
     case = layer((130, 300, 20), torch.bfloat16, device=DEVICE)
     gradient = torch.randn_like(case.weight)

@@ -2,10 +2,18 @@
 
 from ressa.kernels.sparse_lora import (
     effective_weight,
+    masked,
     masked_gradients,
     masked_linear,
     masked_reduction,
     sparse_lora_linear,
 )
 
-__all__ = ["effective_weight", "masked_gradients", "masked_linear", "masked_reduction", "sparse_lora_linear"]
+__all__ = [
+    "effective_weight",
+    "masked",
+    "masked_gradients",
+    "masked_linear",
+    "masked_reduction",
+    "sparse_lora_linear",
+]

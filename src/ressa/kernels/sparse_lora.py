@@ -45,6 +45,17 @@ def _triton_kernels() -> ModuleType:
 
 
 @torch.no_grad()
+def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """W⊙M (out, in), +0 where masked, rounded to `dtype` (default: the weight's own), in memory of its own.
+
+    packed_mask: uint8 (out, ceil(in / 8)).
+    """
+    traced = _is_traced() or dtype == torch.float64
+    implementation = sparse_lora_torch if traced else _implementation(weight)
+    return implementation.masked(weight, packed_mask, dtype or weight.dtype)
+
+
+@torch.no_grad()
 def effective_weight(
     weight: Tensor,
     packed_mask: Tensor,

@@ -52,6 +52,11 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """W⊙M (out, in), rounded to `dtype`, in memory of its own."""
+    return apply_mask_(weight.to(dtype, copy=True, memory_format=torch.contiguous_format), packed_mask)
+
+
 @without_autocast
 def effective_weight(
     weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, out: Tensor

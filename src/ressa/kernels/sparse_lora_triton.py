@@ -131,6 +131,14 @@ def effective_weight(
     return out
 
 
+def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """W⊙M (out, in), rounded to `dtype`: W' of no ranks."""
+    rows, columns = weight.shape
+    none = weight.new_empty(0, dtype=torch.promote_types(dtype, weight.dtype))
+    out = weight.new_empty(weight.shape, dtype=dtype)
+    return effective_weight(weight, packed_mask, none.view(0, columns), none.view(rows, 0), 1.0, out)
+
+
 @cache
 def _reduction_launchers(
     shape: tuple[int, int],

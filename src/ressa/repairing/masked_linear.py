@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ressa.kernels.sparse_lora_torch import apply_mask_
+from ressa.kernels import masked
 from ressa.sparsity.mask import pack_mask, unpack_mask
 
 
@@ -15,19 +15,26 @@ class _MaskedWeight(torch.autograd.Function):
     """W⊙M, and G⊙M for the gradient. Both are one pass over memory; nothing but the mask is kept between."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, packed_mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(packed_mask)
-        return apply_mask_(weight.clone(), packed_mask)
+        ctx.dtype = weight.dtype
+        return masked(weight, packed_mask, dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (packed_mask,) = ctx.saved_tensors
-        return apply_mask_(gradient.clone(memory_format=torch.contiguous_format), packed_mask), None
+        return masked(gradient, packed_mask, ctx.dtype), None, None
 
 
 def masked_weight(weight: Tensor, packed_mask: Tensor) -> Tensor:
-    """W⊙M, (out, in), +0 where masked; differentiable in W. packed_mask: uint8 (out, ceil(in / 8))."""
-    return _MaskedWeight.apply(weight, packed_mask)
+    """W⊙M, (out, in), +0 where masked; differentiable in W. packed_mask: uint8 (out, ceil(in / 8)).
+
+    Under autocast it is made in the dtype in which autocast multiplies, which spares the conversions.
+    """
+    device, dtype = weight.device.type, weight.dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    return _MaskedWeight.apply(weight, packed_mask, dtype)
 
 
 class MaskedLinear(nn.Linear):
