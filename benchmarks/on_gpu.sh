@@ -4,7 +4,8 @@
 #   benchmarks/on_gpu.sh OUT STEP...     steps: tests sanitizer kernels step pruning command processes repair7b devices
 #                                               runtime runtime_kernels methods repairs ablations seeing pretrained
 #   MODELS="embedded-llava" JOBS=14 benchmarks/on_gpu.sh runs/gpu methods repairs
-#   TEXT=book.txt JOBS=3 benchmarks/on_gpu.sh runs/gpu pretrained          a plain text for the perplexity
+#   TEXT=book.txt JOBS=3 benchmarks/on_gpu.sh runs/gpu pretrained          a plain text for the perplexity; CELLS: another
+#                                                                         file of benchmarks/cells
 #
 # `methods`, `repairs` and `ablations` run JOBS cells at a time; with CUDA's multi-process service
 # (nvidia-cuda-mps-control -d), their small kernels share the GPU instead of taking turns. The others measure time: give
