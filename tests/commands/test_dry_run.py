@@ -45,6 +45,10 @@ def test_what_repair_would_train(ressa, world, tmp_path):
         ranks[anatomy.tower_of(name)] * sum(shape) for name, shape in shapes.items()
     )
     assert said["steps"] == 7
+    timed = ressa(
+        "repair", pruned, "-o", tmp_path / "out", *options, "--option", "minutes=3", "--dry-run", "--json"
+    )
+    assert numbers(timed)["seconds"]["train"] == 180
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
 
 

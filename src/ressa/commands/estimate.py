@@ -192,6 +192,8 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
         )
         for speed, _ in _speeds(recipe, sight)
     ]
+    if config.minutes:
+        found = [replace(one, seconds={**one.seconds, "train": 60 * config.minutes}) for one in found]
     rows = []
     for tower in anatomy.towers:
         one = trainable(shape, {tower: ranks.get(tower, 0)})
