@@ -1,6 +1,7 @@
 """Repair lowers the loss, moves no zero, and leaves plain layers and everything else as it was."""
 
 import copy
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -113,9 +114,47 @@ def test_minutes_are_as_many_steps_as_were_timed_and_these_leave_no_trace(
 
 
 def test_a_clock_leaves_the_first_steps_out():
-    clock = training.Clock()
+    clock = training.Clock(enough=60)
     clock.ends = [0.0, 9.0, 10.0, 11.0, 12.0, 13.0]
     assert clock.seconds == 1.0
+
+
+def test_slow_steps_are_timed_no_longer_than_it_takes():
+    pruned, masks, dense = pruned_pair("llava")
+    options = {key: value for key, value in FAST.items() if key != "steps"}
+    started = time.perf_counter()
+    result = repair(pruned, masks, dense, samples(8), RepairConfig(**options, minutes=1e-4))
+    assert len(result.history) == 1
+    assert time.perf_counter() - started < 60
+
+
+def test_what_is_no_number_of_steps_is_timed_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Clock, "seconds", 1.0)
+    options = {key: value for key, value in FAST.items() if key != "steps"}
+    for number, note in enumerate(("{}", '{"steps": 0}', "[]", "no JSON")):
+        pruned, masks, dense = pruned_pair("llava")
+        work = tmp_path / str(number)
+        work.mkdir()
+        config = RepairConfig(**options, minutes=0.05)
+        monkeypatch.setattr(training, "_train", stopped := Stopped())
+        with pytest.raises(KeyboardInterrupt):
+            repair(pruned, masks, dense, samples(8), config, work_dir=work)
+        monkeypatch.undo()
+        monkeypatch.setattr(training.Clock, "seconds", 1.0)
+        assert stopped.calls == 1
+        (work / "steps.json").write_text(note)
+        pruned, masks, dense = pruned_pair("llava")
+        assert len(repair(pruned, masks, dense, samples(8), config, work_dir=work).history) == 3
+
+
+class Stopped:
+    """Training that is interrupted at once."""
+
+    calls = 0
+
+    def __call__(self, *_args, **_kwargs):
+        self.calls += 1
+        raise KeyboardInterrupt
 
 
 def test_samples_are_encoded_beside_a_gpu_where_there_is_room(monkeypatch):

@@ -11,6 +11,7 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 From0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MOST_EPOCHS = 10_000
+MOST_MINUTES = 100_000
 Tower = Literal["vision", "connector", "language"]
 Method = Literal["sparse_lora", "lora", "lora_remask", "masked_finetune", "reconstruct"]
 Tracker = Literal["wandb", "tensorboard", "mlflow", "trackio"]
@@ -79,7 +80,7 @@ class RepairConfig(BaseModel):
     steps: Positive | None = None  # when given, decides instead of epochs
     # Or as many steps as this machine trains in so many minutes, which a few steps tell first. How many they were is in
     # the result, and gives the same again.
-    minutes: Above0 | None = None
+    minutes: Annotated[float, Field(gt=0, le=MOST_MINUTES)] | None = None
     batch_size: Positive = 16  # of one process and one forward pass
     gradient_accumulation: Positive = 1
 

@@ -31,7 +31,7 @@ from ressa.device import find_device
 from ressa.errors import UsageError
 from ressa.fast_dtype import means_bf16
 from ressa.files import read_json, write_json
-from ressa.processes import are_several, is_first
+from ressa.processes import is_first
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import STEPS, last_checkpoint
 from ressa.repairing.config import RepairConfig
@@ -46,7 +46,8 @@ from ressa.repairing.weights import restored
 
 SHARED, LEAST_SHARED = Path("/dev/shm"), 4 << 30  # where loaders leave batches; bytes that must be free there
 MOST_LOADERS = 4
-TIMED = 32  # steps, where minutes say how many there are
+TIMED, LEAST_TIMED = 32, 4  # steps, at most and at least, where minutes say how many there are
+TIMED_SHARE = 0.1  # of the minutes, after which they are enough
 
 
 class Samples(Dataset):
@@ -119,15 +120,14 @@ def _steps_within(
 ) -> int:
     """How many steps this machine takes in the config's minutes; a run that goes on keeps the number."""
     assert config.minutes is not None
-    if are_several():
-        raise UsageError("How many steps fit into minutes is not measured in several processes: give steps.")
     note = None if work_dir is None else work_dir / STEPS
-    if note is not None and (known := read_json(note)) is not None:
+    known = None if note is None else read_json(note)
+    if isinstance(known, dict) and isinstance(known.get("steps"), int) and known["steps"] > 0:
         return known["steps"]
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     few = {"minutes": None, "steps": TIMED, "epochs": 1.0, "checkpoints": 0, "report_to": ()}
-    clock = Clock()
+    clock = Clock(TIMED_SHARE * 60 * config.minutes)
     try:
         _train(
             student,
@@ -337,7 +337,9 @@ def activation_checkpointing(student: nn.Module) -> Iterator[None]:
 class Clock(TrainerCallback):
     """Times steps. Each ends with its loss on the host, so that nothing of it is under way any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, enough: float) -> None:
+        """enough: seconds after which no more steps are needed, few as they are."""
+        self.enough = enough
         self.ends: list[float] = []
 
     def on_step_end(
@@ -346,6 +348,9 @@ class Clock(TrainerCallback):
         if torch.cuda.is_available() and not args.use_cpu:
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
+        control.should_training_stop |= (
+            len(self.ends) > LEAST_TIMED and self.ends[-1] - self.ends[0] > self.enough
+        )
 
     @property
     def seconds(self) -> float:
