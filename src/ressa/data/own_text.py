@@ -16,9 +16,7 @@ from ressa.progress import bar
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
 ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
-REMEMBERED = (
-    16 * 2**30
-)  # bytes that keys and values of what has been written may take of a GPU, at most half of it
+REMEMBERED = 16 * 2**30  # bytes of a GPU that keys and values may take; never more than half of what is free
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +104,18 @@ def train(
     teacher: the student itself (masks bypassed), a dense model, its logits on disk (by the samples' numbers), or None.
     work_dir: where progress is saved; a run that was cut short there goes on.
     """
+    run = partial(_train, student, teacher, anatomy, samples, objective)
     if config.minutes is not None:
-        steps = _steps_within(student, teacher, anatomy, samples, objective, config, work_dir)
+        steps = _steps_within(run, student, config, work_dir)
         config = config.model_copy(update={"steps": steps, "minutes": None})
-    return _train(student, teacher, anatomy, samples, objective, config, work_dir)
+    return run(config, work_dir)
 
 
 def _steps_within(
-    student: nn.Module,
-    teacher: nn.Module | CachedLogits | None,
-    anatomy: Anatomy,
-    samples: Samples,
-    objective: Objective,
-    config: RepairConfig,
-    work_dir: Path | None,
+    run: Callable[..., object], student: nn.Module, config: RepairConfig, work_dir: Path | None
 ) -> int:
-    """How many steps this machine takes in the config's minutes; a run that goes on keeps the number."""
+    """How many steps of a run (`_train`) this machine takes in the config's minutes; a run that goes on keeps the
+    number."""
     assert config.minutes is not None
     note = None if work_dir is None else work_dir / STEPS
     known = None if note is None else read_json(note)
@@ -129,17 +126,7 @@ def _steps_within(
     few = {"minutes": None, "steps": TIMED, "epochs": 1.0, "checkpoints": 0, "report_to": ()}
     clock = Clock(TIMED_SHARE * 60 * config.minutes)
     try:
-        _train(
-            student,
-            teacher,
-            anatomy,
-            samples,
-            objective,
-            config.model_copy(update=few),
-            None,
-            clock,
-            "Timing",
-        )
+        run(config.model_copy(update=few), None, clock, "Timing")
     finally:
         with torch.no_grad():
             for parameter, value in zip(trained, before, strict=True):
