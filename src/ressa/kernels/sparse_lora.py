@@ -50,8 +50,9 @@ def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype | None = None
 
     packed_mask: uint8 (out, ceil(in / 8)).
     """
-    traced = _is_traced() or dtype == torch.float64
-    implementation = sparse_lora_torch if traced else _implementation(weight)
+    if _is_traced():
+        return sparse_lora_torch.masked_in_one(weight, packed_mask, dtype or weight.dtype)
+    implementation = sparse_lora_torch if dtype == torch.float64 else _implementation(weight)
     return implementation.masked(weight, packed_mask, dtype or weight.dtype)
 
 

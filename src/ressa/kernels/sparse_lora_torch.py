@@ -57,6 +57,13 @@ def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return apply_mask_(weight.to(dtype, copy=True, memory_format=torch.contiguous_format), packed_mask)
 
 
+def masked_in_one(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same in operations that a compiler joins into one pass: `apply_mask_` reads a table."""
+    bits = packed_mask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed_mask.device) & 1
+    kept = bits.flatten(1)[:, : weight.shape[1]].bool()
+    return torch.where(kept, weight, 0).to(dtype)
+
+
 @without_autocast
 def effective_weight(
     weight: Tensor, packed_mask: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, out: Tensor

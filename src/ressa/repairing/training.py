@@ -35,6 +35,7 @@ from ressa.files import read_json, write_json
 from ressa.processes import is_first
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import STEPS, last_checkpoint
+from ressa.repairing.compiling import compiled_blocks
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import eager_attention, lean_forward, walked_once
 from ressa.repairing.objective import Objective
@@ -169,6 +170,8 @@ def _train(
         )
         if trainer.is_deepspeed_enabled:
             raise UsageError("DeepSpeed cannot train a repair: use torchrun alone, or an FSDP2 config.")
+        if trainer.is_fsdp_enabled and config.compile:
+            raise UsageError("Blocks of a sharded model are not compiled: leave the option compile out.")
         if trainer.is_fsdp_enabled:
             choose_shards(trainer.accelerator.state.fsdp_plugin, student, anatomy)
             if checkpoint is not None:
@@ -186,6 +189,9 @@ def _train(
                 stack.enter_context(eager_attention(each))
         if config.gradient_checkpointing:
             stack.enter_context(activation_checkpointing(network))
+        if config.compile:
+            both = (network,) if dense is None or dense is student else (network, dense)
+            stack.enter_context(compiled_blocks(both, [block.name for block in anatomy.blocks()]))
         if not trainer.is_fsdp_enabled:  # which replaces the parameters when training begins
             stack.enter_context(walked_once(network))
         trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,58 @@
+"""Compiled blocks learn what the others do, and are themselves again afterwards."""
+
+import pytest
+import torch
+from repairing.test_repair import FAST
+from repairing.tiny import pruned_pair, samples
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from ressa.repairing import RepairConfig, repair
+
+LENGTHS = ("what is in the picture ?", "is it red ?", "what is in the picture and what is it ?", "red ?")
+
+
+def varied(count):
+    return [
+        type(each)(each.image, LENGTHS[i % 4], each.target, each.id) for i, each in enumerate(samples(count))
+    ]
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Graphs are counted and run as they are: a compiler of C++ takes minutes over those of training."""
+    counter = CompileCounterWithBackend("eager")
+    own = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **given: own(function, backend=counter, **given))
+    torch._dynamo.reset()
+    counters.clear()
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "masked_finetune"},
+        {"method": "sparse_lora", "gradient_checkpointing": True},
+        {"method": "sparse_lora", "teacher": "separate", "hidden_weight": 0.5},
+    ],
+    ids=["masked", "shared", "separate"],
+)
+def test_they_learn_the_same(options, backend):
+    found = []
+    for compiled in (False, True):
+        pruned, masks, dense = pruned_pair("llava")
+        config = RepairConfig(**FAST | {"steps": 4, "compile": compiled, "batch_size": 2} | options)
+        result = repair(pruned, masks, dense, varied(8), config)
+        found.append((result, pruned.model.state_dict()))
+        for module in (*pruned.model.modules(), *dense.model.modules()):
+            assert "forward" not in module.__dict__
+    plain, compiled = found
+    assert backend.frame_count
+    for ours, theirs in zip(compiled[0].history, plain[0].history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    for name, value in plain[1].items():
+        torch.testing.assert_close(compiled[1][name], value, rtol=1e-3, atol=1e-4)
+    assert not counters["graph_break"], dict(counters["graph_break"])
+    assert backend.frame_count <= 16
