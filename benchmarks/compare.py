@@ -34,7 +34,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean, stdev
@@ -131,7 +131,7 @@ class Study:
     device: str
     rates: Mapping[str, float]
     text: Path | None = None
-    loaders: int = 0
+    loaders: int | None = None
     keep: bool = False
 
     @property
@@ -233,6 +233,7 @@ def read_cells(path: Path) -> list[tuple[str, str, str]]:
 
 def settle(numbers: Any, over: Any, logs: Path) -> None:
     """In a new worker process: one GPU of those there are, one thread, a log of its own."""
+    set_start_method("fork", force=True)  # a repair's loaders: started anew, each would be given all samples first
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -523,7 +524,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument(
-        "--loaders", type=int, default=0, help="processes that encode the samples of one repair"
+        "--loaders", type=int, help="processes that encode the samples of one repair (default: its own)"
     )
     parser.add_argument(
         "--stop-after", type=float, default=math.inf, help="seconds to give up unfinished cells after"

@@ -55,7 +55,7 @@ for step in "$@"; do
       [ -d "$WORK/pretrained" ] ||
         $PYTHON scripts/make_pretrained.py --output "$WORK/pretrained" --work "$WORK/pretrained-work"
       $PYTHON benchmarks/compare.py "$WORK/pretrained" -o "$OUT/compare" --cells "${CELLS:-benchmarks/cells/pretrained.txt}" \
-        --seeds "${SEEDS:-0}" --tasks vqa,okvqa,gqa,caption --limit 150 --jobs "$JOBS" --loaders 3 --samples 24000 --batch-size 32 ${TEXT:+--text "$TEXT"} \
+        --seeds "${SEEDS:-0}" --tasks vqa,okvqa,gqa,caption --limit 150 --jobs "$JOBS" --samples 24000 --batch-size 32 ${TEXT:+--text "$TEXT"} \
         ${STOP_AFTER:+--stop-after "$STOP_AFTER"} ;;
     repairs) compare repairs --batch-size 64 --methods wanda,sparsegpt --repairs "$REPAIRS" --rates 1e-4,3e-4,1e-3,3e-3 ;;
     ablations)

@@ -121,12 +121,9 @@ def test_a_tail_takes_what_no_round_of_all_multiprocessors_does(rows, tokens, mu
         tiles_n = -(-tokens // (main.tokens * main.cluster_n)) * main.cluster_n
         tile = 128 * main.warpgroups
         assert whole % (tile * main.cluster_m) == 0
-        left = -whole // tile * tiles_n % multiprocessors  # of the last round of what is made whole
-        assert left < tiles_n * main.cluster_m
-        # one more cluster of rows would begin a round that not all of the rows fill
-        assert -(-rows // tile) * tiles_n // multiprocessors == -(
-            -(whole // tile * tiles_n) // multiprocessors
-        )
+        made = whole // tile * tiles_n
+        rounds = -(-rows // tile) * tiles_n // multiprocessors * multiprocessors  # tiles of those that all rows fill
+        assert made <= rounds < made + main.cluster_m * tiles_n
 
 
 def test_a_variant_with_a_tail_is_kept_and_chosen(tmp_path, monkeypatch):

@@ -216,7 +216,9 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   float upper[SUMS] = {}, lower[SUMS] = {};
   const u32 my_empty = lane < CLUSTER ? remote_address(empty, lane) : 0;
   auto release = [&](int k) {  // only if it is filled again, so that every signal has arrived before a CTA leaves
-    if (lane < CLUSTER && k + STAGES < a.column_blocks) arrive_remote(my_empty + k % STAGES * 8);
+    if (k + STAGES >= a.column_blocks) return;
+    __syncwarp();  // every lane has read the stage
+    if (lane < CLUSTER) arrive_remote(my_empty + k % STAGES * 8);
   };
   auto take = [&](Fragments& f, int k) {
     barrier_wait(full + k % STAGES * 8, k / STAGES & 1);
