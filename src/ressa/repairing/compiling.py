@@ -13,7 +13,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from ressa.errors import RunError
 from ressa.repairing.forward import plain
 
-MOST_FORMS = 64  # of one block's function: run by student and by teacher, in each dtype, with and without a mask
+MOST_FORMS = (
+    64  # of one block's function: run by student and by teacher, in each dtype, with and without a mask
+)
 
 
 @contextmanager
@@ -33,7 +35,9 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
         for hooks, number, _ in recorders:
             del hooks[number]
         with torch._dynamo.config.patch(recompile_limit=MOST_FORMS):
-            for block in blocks:  # their functions and not the modules, whose own hooks would cut the graphs in two
+            for (
+                block
+            ) in blocks:  # their functions and not the modules, whose own hooks would cut the graphs in two
                 block.forward = torch.compile(block.forward, dynamic=True)
             yield
     except TorchDynamoException as problem:
@@ -50,7 +54,9 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
             hooks[number] = hook
 
 
-def _recorders(models: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> list[tuple[dict[int, Any], int, Any]]:
+def _recorders(
+    models: Sequence[nn.Module], blocks: Sequence[nn.Module]
+) -> list[tuple[dict[int, Any], int, Any]]:
     """The hooks within blocks by which transformers records attention maps: training asks for none, and they would cut
     each block's graph in two. Modules' hooks, the number of one, and it."""
     for model in models:
