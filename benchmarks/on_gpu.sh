@@ -31,7 +31,7 @@ compare() { # NAME then compare.py's own options
 
 for step in "$@"; do
   case $step in
-    tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/kernels/test_column_sweep.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
+    tests) $PYTHON -m pytest -q tests/kernels/test_triton_kernels.py tests/kernels/test_column_sweep.py tests/kernels/test_token_losses.py tests/repairing/test_cuda.py tests/repairing/test_processes.py \
              tests/calibration/test_walk_on_cuda.py tests/test_streamed_pruning_on_cuda.py tests/methods/test_cuda_agrees.py \
              tests/runtime/kernels/test_on_cuda.py ;;
     sanitizer) # accesses out of bounds and races, in small cases of every kernel that computes with packed weights

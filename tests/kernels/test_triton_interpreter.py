@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-TESTS = [str(Path(__file__).with_name(name)) for name in ("test_triton_kernels.py", "test_column_sweep.py")]
+NAMES = ("test_triton_kernels.py", "test_column_sweep.py", "test_token_losses.py")
+TESTS = [str(Path(__file__).with_name(name)) for name in NAMES]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the Triton tests run on the GPU itself")

@@ -8,6 +8,7 @@ would take more memory than a small model's training.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ressa.data.rows import IGNORED, along
+from ressa.kernels import token_losses
 
 Count = int | Tensor | None
+Fused = Callable[..., tuple[Tensor, Tensor | None]]
+"""The constants of a sum, and whether its gradient is wanted → the sum, and the gradient."""
 AT_ONCE = 1 << 25  # logits, of which float32 copies are made
 
 
@@ -33,32 +37,27 @@ def align(logits: Tensor, labels: Tensor, *, shift: bool) -> tuple[Tensor, Tenso
     return logits.flatten(0, 1), labels.flatten()
 
 
-def summed(loss: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
+def summed(
+    loss: Callable[..., Tensor], logits: Tensor, *others: Tensor, fused: Fused | None = None
+) -> Tensor:
     """loss(logits, *others), a sum over the rows of all of them, in parts where the logits are many.
 
-    logits: (rows, vocabulary), in which the sum is differentiable; others: (rows, ...), which are constants.
+    logits: (rows, vocabulary), in which the sum is differentiable; others: (rows, ...), which are constants. fused: the
+    same by a kernel, with its gradient, where that can run.
     """
+    if fused is not None and token_losses.fuses(logits):
+        return _WithGradient.apply(fused, logits, *others)
     if logits.numel() <= AT_ONCE or len(logits) < 2:
         return loss(logits, *others)
-    return _InParts.apply(loss, logits, *others)
+    return _WithGradient.apply(partial(_in_parts, loss), logits, *others)
 
 
-class _InParts(torch.autograd.Function):
-    """Each part's gradient is computed with its sum, so that nothing but it is kept, in the logits' own dtype."""
+class _WithGradient(torch.autograd.Function):
+    """The gradient is made with the sum, so that nothing but it is kept, in the logits' own dtype."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
-        rows = max(1, AT_ONCE // logits.shape[1])
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
-        total = logits.new_zeros((), dtype=torch.float32)
-        for begin in range(0, len(logits), rows):
-            part, *rest = (each[begin : begin + rows].detach() for each in (logits, *others))
-            with torch.set_grad_enabled(gradient is not None):
-                value = loss(part.requires_grad_(gradient is not None), *rest)
-            if gradient is not None:
-                gradient[begin : begin + rows] = torch.autograd.grad(value, part)[0]
-            total += value.detach()
-        ctx.gradient = gradient
+    def forward(ctx: Any, both: Fused, logits: Tensor, *others: Tensor) -> Tensor:
+        total, ctx.gradient = both(logits, *others, ctx.needs_input_grad[1])
         return total
 
     @staticmethod
@@ -67,12 +66,28 @@ class _InParts(torch.autograd.Function):
         return (None, ctx.gradient * given, *[None] * (len(ctx.needs_input_grad) - 2))
 
 
+def _in_parts(loss: Callable[..., Tensor], logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
+    """A loss's sum, and its gradient where the last argument wants it, some rows at a time."""
+    *others, wanted = rest
+    rows = max(1, AT_ONCE // logits.shape[1])
+    gradient = torch.empty_like(logits) if wanted else None
+    total = logits.new_zeros((), dtype=torch.float32)
+    for begin in range(0, len(logits), rows):
+        part, *beside = (each[begin : begin + rows].detach() for each in (logits, *others))
+        with torch.set_grad_enabled(wanted):
+            value = loss(part.requires_grad_(wanted), *beside)
+        if gradient is not None:
+            gradient[begin : begin + rows] = torch.autograd.grad(value, part)[0]
+        total += value.detach()
+    return total, gradient
+
+
 class TaskLoss:
     """Cross-entropy of the supervised tokens, mean over them."""
 
     def __call__(self, student: Tensor, targets: Tensor, count: Count = None) -> Tensor:
         """student: logits (tokens, vocabulary); targets: token ids (tokens,), −100 left out."""
-        total = summed(_cross_entropy, student, targets)
+        total = summed(_cross_entropy, student, targets, fused=_fused_cross_entropy)
         return total / ((targets != IGNORED).sum() if count is None else count)
 
 
@@ -107,8 +122,11 @@ class LogitDistillation:
             supervised = targets != IGNORED
             if not supervised.all():
                 student, teacher = student[supervised], teacher[supervised]
-        total = summed(self._divergence, student, teacher)
+        total = summed(self._divergence, student, teacher, fused=self._fused)
         return self.factor * total / (len(student) if count is None else count)
+
+    def _fused(self, student: Tensor, teacher: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        return token_losses.fused().divergence(student, teacher, self.temperature, wanted)
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         log_student = F.log_softmax(student.float() / self.temperature, dim=-1)
@@ -143,6 +161,10 @@ class TopKDistillation:
 
 def _cross_entropy(student: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(student.float(), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def _fused_cross_entropy(student: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    return token_losses.fused().cross_entropy(student, targets, IGNORED, wanted)
 
 
 def _log_of_rest(log_probabilities: Tensor) -> Tensor:
