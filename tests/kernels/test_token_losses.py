@@ -1,4 +1,4 @@
-"""Losses by kernels are those of torch, and their gradients. Needs a GPU or Triton's interpreter (test_triton_interpreter)."""
+"""Losses by kernels are those of torch, gradients too. Needs a GPU or Triton's interpreter."""
 
 import os
 
