@@ -14,6 +14,7 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,10 @@ from transformers import (
     LlavaProcessor,
 )
 
+from ressa.anatomy import find_anatomy
 from ressa.data.batcher import Batcher
 from ressa.data.prompts import CAPTION
+from ressa.repairing.compiling import compiled_blocks
 
 SIZE, PATCH = 224, 14  # px
 IMAGE = "<image>"
@@ -219,6 +222,11 @@ class PretrainedRun(Run):
         return assemble(*convert(self.work / "towers", SIZE))
 
     def train(self, train: dict[str, Tensor], held: dict[str, Tensor], tokens: ChatTokens) -> bool:
+        names = [block.name for block in find_anatomy(self.model).blocks()]
+        with compiled_blocks([self.model], names) if self.compiled else nullcontext():
+            return self._stages(train, held, tokens)
+
+    def _stages(self, train: dict[str, Tensor], held: dict[str, Tensor], tokens: ChatTokens) -> bool:
         recipe = self.recipe
         trainer = Trainer(self.model, recipe, tokens.lead, tokens.prompts([CAPTION])[0]).to(self.device)
 
@@ -257,6 +265,9 @@ def main() -> None:
         "--stop-after", type=float, default=math.inf, help="seconds after which to save and leave"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="the blocks; by default on a GPU"
+    )
     for field in ("seed", "scenes", "steps", "projector_steps", "batch"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int)
     arguments = parser.parse_args()
@@ -268,6 +279,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     stop_at = time.time() + arguments.stop_after
     run = PretrainedRun("pretrained", recipe, arguments.work, device, stop_at, None)
+    run.compiled = run.compiled if arguments.compile is None else arguments.compile
     tokens = partial(ChatTokens, *convert(arguments.work / "towers", SIZE))
     data = {
         split: to_device(

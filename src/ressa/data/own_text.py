@@ -17,6 +17,9 @@ from ressa.progress import bar
 LIKELIEST = 4  # tokens behind the first one that are not drawn
 ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
 REMEMBERED = 16 * 2**30  # bytes of a GPU that keys and values may take; never more than half of what is free
+COMPILED_FROM = (
+    4000  # tokens one after the other, from which on a GPU it is worth a minute to compile the step
+)
 
 
 @torch.no_grad()
@@ -39,19 +42,20 @@ def own_text(
     size = model.get_input_embeddings().weight.shape[0]  # it may be larger than the vocabulary
     never = special + list(range(len(tokenizer), size))
     bos = torch.tensor(tokenizer("", return_attention_mask=False)["input_ids"], dtype=torch.long)
-    batch_size = batch_size or _rows(model, tokens)
+    batches = -(-count // (batch_size or _rows(model, tokens)))
+    rows = -(-count // batches)  # alike, as what is compiled or captured is for one number of texts
+    static = model.device.type == "cuda" and batches * tokens >= COMPILED_FROM
     texts: list[str] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), bar("Writing text", count) as progress:
         torch.manual_seed(seed)
-        while len(texts) < count:
-            rows = min(batch_size, count - len(texts))
+        for _ in range(batches):
             first = words[torch.randint(len(words), (rows, 1))]
             ids = torch.cat([bos.expand(rows, -1), first], dim=1).to(model.device)
-            written = _continue(model, ids, tokens - 1, never)
+            written = _continue(model, ids, tokens - 1, never, static)
             texts += tokenizer.batch_decode(written[:, len(bos) :].tolist())
-            progress.advance(rows)
-    return texts
+            progress.advance(min(rows, count - len(texts) + rows))
+    return texts[:count]
 
 
 def _rows(model: Any, tokens: int) -> int:
@@ -68,7 +72,8 @@ def _rows(model: Any, tokens: int) -> int:
     return min(MOST_ROWS, max(1, room // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
 
 
-def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
+def _continue(model: Any, ids: Tensor, tokens: int, never: list[int], static: bool) -> Tensor:
+    """static: with a cache of one size, for which transformers compiles the step into a CUDA graph."""
     try:
         return model.generate(
             input_ids=ids,
@@ -78,6 +83,7 @@ def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
             top_k=0,
             top_p=1.0,
             max_new_tokens=tokens,
+            **({"cache_implementation": "static"} if static else {}),
             suppress_tokens=never,
             logits_processor=LogitsProcessorList([_LikeliestFirst(ids.shape[1] + LIKELIEST)]),
         )
