@@ -178,3 +178,17 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path):
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
     with pytest.raises(UsageError, match="not readable"):
         read_recipes(tmp_path / "picture.yaml")
+
+
+def test_how_a_repair_is_saved_and_fed_decides_nothing_of_it_but_is_told():
+    plain = RepairRecipe(model="m", output="a", options={"steps": 3})
+    fed = RepairRecipe(model="m", output="a", options={"steps": 3, "workers": 2, "checkpoints": 0})
+    assert fed.identity() == plain.identity()
+    assert fed.besides()["options"] == {"steps": 3, "workers": 2, "checkpoints": 0}
+    assert "options" not in plain.besides()
+    assert RepairRecipe(**{**fed.identity(), **fed.besides(), "output": "a"}) == fed
+
+
+def test_minutes_are_of_a_training():
+    with pytest.raises(ValueError, match="leave out minutes"):
+        RepairRecipe(model="m", output="a", options={"method": "reconstruct", "minutes": 3}).config()

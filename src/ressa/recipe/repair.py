@@ -25,7 +25,7 @@ from ressa.recipe.fields import (
 from ressa.recipe.presets import PresetRecipe
 from ressa.recipe.sources import Training
 from ressa.recipe.text import OWN, Text, TextSamples, TextTokens
-from ressa.repairing.config import RepairConfig
+from ressa.repairing.config import ASIDE, RepairConfig
 
 
 class RepairRecipe(PresetRecipe):
@@ -87,8 +87,15 @@ class RepairRecipe(PresetRecipe):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result; who is told how training goes does not."""
-        return {key: value for key, value in super().identity().items() if key != "report_to"}
+        """What decides the result; how it is made, saved and told meanwhile does not."""
+        found = {key: value for key, value in super().identity().items() if key != "report_to"}
+        return found | {
+            "options": {key: value for key, value in found["options"].items() if key not in ASIDE}
+        }
+
+    def besides(self) -> dict[str, Any]:
+        whole = {"options": self.model_dump(mode="json")["options"]} if ASIDE & self.options.keys() else {}
+        return super().besides() | whole
 
     def config(self) -> RepairConfig:
         """What the trainer is told. Raises UsageError for an option it does not have."""

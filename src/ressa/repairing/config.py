@@ -10,6 +10,8 @@ Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 From0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ASIDE = {"device", "workers", "checkpoints", "report_to", "run_name", "log_dir"}
+"""What of a config decides no result."""
 MOST_EPOCHS = 10_000
 MOST_MINUTES = 100_000
 Tower = Literal["vision", "connector", "language"]
@@ -118,6 +120,8 @@ class RepairConfig(BaseModel):
             raise ValueError("no tower to tune: name at least one of vision, connector, language")
         if self.steps is not None and self.minutes is not None:
             raise ValueError("both steps and minutes say when training ends: give one of them")
+        if self.minutes is not None and self.method == "reconstruct":
+            raise ValueError("reconstruct trains nothing but blocks, which have epochs: leave out minutes")
         if self.warmup_learning_rate and self.schedule != "epoch_cosine":
             raise ValueError("only the schedule epoch_cosine warms up from a rate above 0: leave it out")
         untuned = [tower for tower in self.tune if not self.rank(tower)]

@@ -141,10 +141,11 @@ class HeldBack:
             warn(self.objective.doubts(found, self.report["baseline"]))
         elif name == "repaired" and "pruned" in self.found:
             warn_of_repaired(self.found["pruned"], found, self.objective)
-            if self.texts and not self.report[name]["text_loss"] <= self.report["pruned"]["text_loss"]:
+            ours, theirs = (self.report[which].get("text_loss", 0.0) for which in (name, "pruned"))
+            if not round(ours, 3) <= round(theirs, 3):
                 warn(
                     "REPAIR MADE THE MODEL WORSE AT PLAIN TEXT: on texts held back its loss went from "
-                    f"{self.report['pruned']['text_loss']:.3f} to {self.report[name]['text_loss']:.3f} nats a token; "
+                    f"{theirs:.3f} to {ours:.3f} nats a token; "
                     "train on more of it (text_share), or with a lower learning rate."
                 )
 
@@ -195,7 +196,7 @@ def warn_of_repaired(pruned: "Examination", repaired: "Examination", objective: 
     lost = repaired.answers - pruned.answers
     error = float(lost.std()) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
     fewer = float(lost.mean()) < -2 * error
-    if not repaired.loss <= pruned.loss or fewer:
+    if not round(repaired.loss, 3) <= round(pruned.loss, 3) or fewer:  # as shown
         was, is_now = (100 * float(each.answers.mean()) for each in (pruned, repaired))
         warn(
             f"REPAIR MADE THE MODEL WORSE: on {len(lost)} samples held back its loss went from {pruned.loss:.3f} to "

@@ -20,7 +20,7 @@ from ressa.processes import are_several
 from ressa.provenance import fingerprint
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import claim
-from ressa.repairing.config import RepairConfig
+from ressa.repairing.config import ASIDE, RepairConfig
 from ressa.repairing.forward import Forward, lean_forward
 from ressa.repairing.held_back import HeldBack, hold_back, hold_back_text
 from ressa.repairing.objective import Objective
@@ -45,15 +45,6 @@ from ressa.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
-
-ASIDE = {
-    "device",
-    "workers",
-    "checkpoints",
-    "report_to",
-    "run_name",
-    "log_dir",
-}  # of a config: what decides no result
 
 
 @dataclass(frozen=True)
