@@ -38,13 +38,13 @@ def test_cross_entropy(shape, dtype):
     wide = logits.double().requires_grad_()
     expected = F.cross_entropy(wide, targets, reduction="sum")
     (slope,) = torch.autograd.grad(expected, wide)
-    found, gradient = token_losses_triton.cross_entropy(logits, targets, -100, True)
+    found, gradient = token_losses_triton.cross_entropy(logits, targets, None, -100, True)
     assert found.dtype is torch.float32
     assert gradient.dtype is dtype
     torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=1e-4)
     close(gradient, slope, dtype)
     assert not gradient[targets == -100].any()
-    again, none = token_losses_triton.cross_entropy(logits, targets, -100, False)
+    again, none = token_losses_triton.cross_entropy(logits, targets, None, -100, False)
     assert torch.equal(again, found)
     assert none is None
 
@@ -59,15 +59,32 @@ def test_divergence(shape, dtype, temperature):
     log_p = F.log_softmax(teacher.double() / temperature, -1)
     expected = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     (slope,) = torch.autograd.grad(expected, wide)
-    found, gradient = token_losses_triton.divergence(student, teacher, temperature, True)
+    found, gradient = token_losses_triton.divergence(student, teacher, None, temperature, True)
     torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-4, atol=1e-4)
     close(gradient, slope, dtype)
-    again, none = token_losses_triton.divergence(student, teacher, temperature, False)
+    again, none = token_losses_triton.divergence(student, teacher, None, temperature, False)
     assert torch.equal(again, found)
     assert none is None
-    itself, flat = token_losses_triton.divergence(student, student, temperature, True)
+    itself, flat = token_losses_triton.divergence(student, student, None, temperature, True)
     assert itself.item() == 0
     assert not flat.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_weigh_differently(dtype):
+    student, teacher = rows((4, 300), dtype, 7), rows((4, 300), dtype, 8)
+    targets, weights = torch.tensor([0, -100, 7, 299]).to(DEVICE), torch.tensor([0.5, 3, 0, 2e-4]).to(DEVICE)
+    wide = student.double().requires_grad_()
+    log_q, log_p = wide.log_softmax(-1), teacher.double().log_softmax(-1)
+    task = (F.cross_entropy(wide, targets, reduction="none") * weights).sum()
+    divergence = (F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1) * weights).sum()
+    for expected, (found, gradient) in (
+        (task, token_losses_triton.cross_entropy(student, targets, weights, -100, True)),
+        (divergence, token_losses_triton.divergence(student, teacher, weights, 1.0, True)),
+    ):
+        (slope,) = torch.autograd.grad(expected, wide, retain_graph=True)
+        torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+        close(gradient, slope, dtype)
 
 
 def test_words_that_cannot_be():
@@ -75,7 +92,7 @@ def test_words_that_cannot_be():
     student, teacher = rows((3, 300), torch.float32, 3), rows((3, 300), torch.float32, 4)
     teacher[0, 7] = student[1, 5] = teacher[1, 5] = -torch.inf
     teacher[2, 1:] = -torch.inf
-    found, gradient = token_losses_triton.divergence(student, teacher, 1.0, True)
+    found, gradient = token_losses_triton.divergence(student, teacher, None, 1.0, True)
     wide = student.double().requires_grad_()
     p = F.softmax(teacher.double(), -1)
     terms = torch.where(p > 0, p * (p.clamp_min(1e-300).log() - F.log_softmax(wide, -1)), 0)
@@ -94,7 +111,8 @@ def test_the_losses_take_them_where_they_can(monkeypatch, dtype):
         student = rows((6, 50), dtype, 6).requires_grad_()
         task = losses.TaskLoss()(student, targets, 9)
         divergence = losses.LogitDistillation(2.0)(student, teacher, targets, 9)
-        (0.3 * task + 0.7 * divergence).backward()
-        found.append((task.detach(), divergence.detach(), student.grad.float()))
+        weighed = losses.TaskLoss()(student, targets, weights=torch.linspace(0, 1, 6, device=DEVICE))
+        (0.3 * task + 0.7 * divergence + 0.2 * weighed).backward()
+        found.append((task.detach(), divergence.detach(), weighed.detach(), student.grad.float()))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)

@@ -119,6 +119,26 @@ def test_sums_in_parts_and_their_gradients_are_those_of_the_whole(monkeypatch, d
         torch.testing.assert_close(part, whole, rtol=1e-5 if dtype is torch.float32 else 2e-2, atol=2e-3)
 
 
+@pytest.mark.parametrize("at_once", [1 << 30, 13])
+def test_rows_may_weigh_differently(monkeypatch, at_once):
+    monkeypatch.setattr(losses, "AT_ONCE", at_once)
+    teacher, targets = logits(7), torch.tensor([2, 0, 4, 1])
+    weights = torch.tensor([0.5, 0.0, 2.0, 0.1])
+    known, ids = torch.log_softmax(teacher, -1).topk(3)
+    for loss, others in (
+        (TaskLoss(), (targets,)),
+        (LogitDistillation(2.0), (teacher, targets)),
+        (TopKDistillation(2.0), (known, ids)),
+    ):
+        student = logits(8).requires_grad_()
+        found = loss(student, *others, weights=weights)
+        (slope,) = torch.autograd.grad(found, student)
+        each = [loss(student[i : i + 1], *(x[i : i + 1] for x in others), count=1) for i in range(4)]
+        expected = (torch.stack(each) * weights).sum()
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(slope, torch.autograd.grad(expected, student)[0])
+
+
 def test_many_logits_are_never_copied_whole(monkeypatch):
     """What is kept for the backward is one gradient in the logits' dtype."""
     monkeypatch.setattr(losses, "AT_ONCE", 1000)

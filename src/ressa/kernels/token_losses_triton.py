@@ -12,18 +12,20 @@ _AT_ONCE = 4096  # logits of a row that a program holds
 
 
 def cross_entropy(
-    logits: Tensor, targets: Tensor, ignored: int, wanted: bool
+    logits: Tensor, targets: Tensor, weights: Tensor | None, ignored: int, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Σ −log softmax(logits)[target], fp32, and its gradient in the logits' dtype where it is wanted."""
+    """Σ −weight · log softmax(logits)[target], fp32, and its gradient in the logits' dtype where it is wanted."""
     logits = logits.contiguous()
     sums, gradient = _made(logits, wanted)
     cross_entropy_kernel[(len(logits),)](
         logits,
         targets.contiguous(),
+        sums if weights is None else weights.float().contiguous(),
         sums,
         logits if gradient is None else gradient,
         logits.shape[1],
         ignored,
+        WEIGHED=weights is not None,
         GRADIENT=wanted,
         BLOCK=_block(logits),
         num_warps=8,
@@ -32,18 +34,21 @@ def cross_entropy(
 
 
 def divergence(
-    student: Tensor, teacher: Tensor, temperature: float, wanted: bool
+    student: Tensor, teacher: Tensor, weights: Tensor | None, temperature: float, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Σ KL(teacher ‖ student) of the softmax at a temperature, fp32, and its gradient in the student's dtype."""
+    """Σ weight · KL(teacher ‖ student) of the softmax at a temperature, fp32, and its gradient in the student's
+    dtype."""
     student, teacher = student.contiguous(), teacher.contiguous()
     sums, gradient = _made(student, wanted)
     divergence_kernel[(len(student),)](
         student,
         teacher,
+        sums if weights is None else weights.float().contiguous(),
         sums,
         student if gradient is None else gradient,
         student.shape[1],
         1 / temperature,
+        WEIGHED=weights is not None,
         GRADIENT=wanted,
         BLOCK=_block(student),
         num_warps=8,
@@ -78,31 +83,35 @@ def _log_of_sum(row, vocabulary, scale, BLOCK: tl.constexpr):
 
 @triton.jit
 def cross_entropy_kernel(
-    logits, targets, sums, gradient, vocabulary, ignored, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):
+    logits, targets, weights, sums, gradient, vocabulary, ignored,
+    WEIGHED: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     number = tl.program_id(0).to(tl.int64)
     row, target = logits + number * vocabulary, tl.load(targets + number)
     log_sum = _log_of_sum(row, vocabulary, 1.0, BLOCK)
     counts = target != ignored
+    weight = tl.where(counts, tl.load(weights + number) if WEIGHED else 1.0, 0.0)
     chosen = tl.load(row + tl.where(counts, target, 0)).to(tl.float32)
-    tl.store(sums + number, tl.where(counts, log_sum - chosen, 0.0))
+    tl.store(sums + number, tl.where(counts, weight * (log_sum - chosen), 0.0))
     if GRADIENT:
         for begin in range(0, vocabulary, BLOCK):
             place = begin + tl.arange(0, BLOCK)
             value = tl.load(row + place, mask=place < vocabulary, other=-float("inf")).to(tl.float32)
             slope = tl.exp(value - log_sum) - (place == target).to(tl.float32)
-            slope = tl.where(counts, slope, 0.0)
+            slope = tl.where(counts, weight * slope, 0.0)
             tl.store(gradient + number * vocabulary + place, slope, mask=place < vocabulary)
 
 
 @triton.jit
 def divergence_kernel(
-    student, teacher, sums, gradient, vocabulary, scale, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):
+    student, teacher, weights, sums, gradient, vocabulary, scale,
+    WEIGHED: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     number = tl.program_id(0).to(tl.int64)
     ours, theirs = student + number * vocabulary, teacher + number * vocabulary
     our_sum = _log_of_sum(ours, vocabulary, scale, BLOCK)
     their_sum = _log_of_sum(theirs, vocabulary, scale, BLOCK)
+    weight = tl.load(weights + number) if WEIGHED else 1.0
     total = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, vocabulary, BLOCK):
         place = begin + tl.arange(0, BLOCK)
@@ -112,5 +121,7 @@ def divergence_kernel(
         p = tl.where(inside, tl.exp(log_p), 0.0)
         total += tl.where(p > 0.0, p * (log_p - log_q), 0.0)
         if GRADIENT:
-            tl.store(gradient + number * vocabulary + place, (tl.exp(log_q) - p) * scale, mask=inside)
-    tl.store(sums + number, tl.sum(total, 0))
+            tl.store(
+                gradient + number * vocabulary + place, weight * scale * (tl.exp(log_q) - p), mask=inside
+            )
+    tl.store(sums + number, weight * tl.sum(total, 0))

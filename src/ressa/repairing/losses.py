@@ -2,7 +2,8 @@
 
 Every loss takes the rows of the tokens it is over, (tokens, vocabulary) or (tokens, width), and divides its
 sum by `count` instead of by the number of rows when told to: a step that is spread over several batches or
-processes divides each part by the size of the whole, so that the parts add up to the loss of the whole.
+processes divides each part by the size of the whole, so that the parts add up to the loss of the whole. Or it
+weighs each row by `weights` (tokens,), fp32, where rows of several kinds have a mean each.
 Sums are made in float32, of many logits some rows at a time: whole, float32 copies of a large vocabulary's logits
 would take more memory than a small model's training.
 """
@@ -21,7 +22,7 @@ from ressa.kernels import token_losses
 
 Count = int | Tensor | None
 Fused = Callable[..., tuple[Tensor, Tensor | None]]
-"""The constants of a sum, and whether its gradient is wanted → the sum, and the gradient."""
+"""Logits, weights, the constants of a sum, and whether its gradient is wanted → the sum, and the gradient."""
 AT_ONCE = 1 << 25  # logits, of which float32 copies are made
 
 
@@ -38,56 +39,76 @@ def align(logits: Tensor, labels: Tensor, *, shift: bool) -> tuple[Tensor, Tenso
 
 
 def summed(
-    loss: Callable[..., Tensor], logits: Tensor, *others: Tensor, fused: Fused | None = None
+    loss: Callable[..., Tensor],
+    logits: Tensor,
+    *others: Tensor,
+    weights: Tensor | None = None,
+    fused: Fused | None = None,
 ) -> Tensor:
-    """loss(logits, *others), a sum over the rows of all of them, in parts where the logits are many.
+    """Σ weights · loss(logits, *others), a sum over the rows of all of them, in parts where the logits are many.
 
-    logits: (rows, vocabulary), in which the sum is differentiable; others: (rows, ...), which are constants. fused: the
-    same by a kernel, with its gradient, where that can run.
+    logits: (rows, vocabulary), in which the sum is differentiable, once; others: (rows, ...), which are constants.
+    loss: with reduction="none" gives (rows,), with "sum" their sum. weights: (rows,), all 1 when None. fused: the sum
+    by a kernel, with its gradient, where that can run.
     """
     if fused is not None and token_losses.fuses(logits):
-        return _WithGradient.apply(fused, logits, *others)
+        return _WithGradient.apply(fused, logits, weights, *others)
     if logits.numel() <= AT_ONCE or len(logits) < 2:
-        return loss(logits, *others)
-    return _WithGradient.apply(partial(_in_parts, loss), logits, *others)
+        return _weighed(loss, logits, weights, *others)
+    return _WithGradient.apply(partial(_in_parts, loss), logits, weights, *others)
 
 
 class _WithGradient(torch.autograd.Function):
     """The gradient is made with the sum, so that nothing but it is kept, in the logits' own dtype."""
 
     @staticmethod
-    def forward(ctx: Any, both: Fused, logits: Tensor, *others: Tensor) -> Tensor:
-        total, ctx.gradient = both(logits, *others, ctx.needs_input_grad[1])
+    def forward(ctx: Any, both: Fused, logits: Tensor, weights: Tensor | None, *others: Tensor) -> Tensor:
+        total, ctx.gradient = both(logits, weights, *others, ctx.needs_input_grad[1])
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, ctx.gradient * given, *[None] * (len(ctx.needs_input_grad) - 2))
+        gradient, ctx.gradient = ctx.gradient, None
+        return (None, gradient.mul_(given), *[None] * (len(ctx.needs_input_grad) - 2))
 
 
-def _in_parts(loss: Callable[..., Tensor], logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
+def _in_parts(
+    loss: Callable[..., Tensor], logits: Tensor, weights: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor | None]:
     """A loss's sum, and its gradient where the last argument wants it, some rows at a time."""
     *others, wanted = rest
     rows = max(1, AT_ONCE // logits.shape[1])
     gradient = torch.empty_like(logits) if wanted else None
     total = logits.new_zeros((), dtype=torch.float32)
     for begin in range(0, len(logits), rows):
-        part, *beside = (each[begin : begin + rows].detach() for each in (logits, *others))
+        chosen = slice(begin, begin + rows)
+        part, *beside = (each[chosen].detach() for each in (logits, *others))
         with torch.set_grad_enabled(wanted):
-            value = loss(part.requires_grad_(wanted), *beside)
+            weighed = None if weights is None else weights[chosen]
+            value = _weighed(loss, part.requires_grad_(wanted), weighed, *beside)
         if gradient is not None:
-            gradient[begin : begin + rows] = torch.autograd.grad(value, part)[0]
+            gradient[chosen] = torch.autograd.grad(value, part)[0]
         total += value.detach()
     return total, gradient
+
+
+def _weighed(loss: Callable[..., Tensor], logits: Tensor, weights: Tensor | None, *others: Tensor) -> Tensor:
+    if weights is None:
+        return loss(logits, *others, reduction="sum")
+    return (loss(logits, *others, reduction="none") * weights).sum()
 
 
 class TaskLoss:
     """Cross-entropy of the supervised tokens, mean over them."""
 
-    def __call__(self, student: Tensor, targets: Tensor, count: Count = None) -> Tensor:
+    def __call__(
+        self, student: Tensor, targets: Tensor, count: Count = None, *, weights: Tensor | None = None
+    ) -> Tensor:
         """student: logits (tokens, vocabulary); targets: token ids (tokens,), −100 left out."""
-        total = summed(_cross_entropy, student, targets, fused=_fused_cross_entropy)
+        total = summed(_cross_entropy, student, targets, weights=weights, fused=_fused_cross_entropy)
+        if weights is not None:
+            return total
         return total / ((targets != IGNORED).sum() if count is None else count)
 
 
@@ -114,24 +135,40 @@ class LogitDistillation:
         self.positions = positions
         self.factor = temperature**2 if scaled else 1.0
 
-    def __call__(self, student: Tensor, teacher: Tensor, targets: Tensor, count: Count = None) -> Tensor:
-        """student, teacher: logits (tokens, vocabulary); targets: (tokens,), −100 where not supervised."""
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        targets: Tensor,
+        count: Count = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """student, teacher: logits (tokens, vocabulary); targets: (tokens,), −100 where not supervised. With weights
+        (tokens,) every row is."""
+        if weights is not None:
+            return self.factor * self._total(student, teacher, weights)
         if self.reduction == "batch" and count is None:
             raise ValueError('reduction="batch" divides by the number of samples: pass it as count')
         if self.positions == "supervised":
             supervised = targets != IGNORED
             if not supervised.all():
                 student, teacher = student[supervised], teacher[supervised]
-        total = summed(self._divergence, student, teacher, fused=self._fused)
+        total = self._total(student, teacher)
         return self.factor * total / (len(student) if count is None else count)
 
-    def _fused(self, student: Tensor, teacher: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        return token_losses.fused().divergence(student, teacher, self.temperature, wanted)
+    def _total(self, student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
+        return summed(self._divergence, student, teacher, weights=weights, fused=self._fused)
 
-    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _fused(
+        self, student: Tensor, weights: Tensor | None, teacher: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return token_losses.fused().divergence(student, teacher, weights, self.temperature, wanted)
+
+    def _divergence(self, student: Tensor, teacher: Tensor, reduction: str) -> Tensor:
         log_student = F.log_softmax(student.float() / self.temperature, dim=-1)
         log_teacher = F.log_softmax(teacher.float() / self.temperature, dim=-1)
-        return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+        return _divergences(log_student, log_teacher, reduction)
 
 
 class TopKDistillation:
@@ -146,25 +183,41 @@ class TopKDistillation:
         self.factor = temperature**2 if scaled else 1.0
 
     def __call__(
-        self, student: Tensor, log_probabilities: Tensor, ids: Tensor, count: Count = None
+        self,
+        student: Tensor,
+        log_probabilities: Tensor,
+        ids: Tensor,
+        count: Count = None,
+        *,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """student: logits (tokens, vocabulary); the teacher's log-probabilities at T and token ids (tokens, k)."""
-        total = summed(self._divergence, student, log_probabilities, ids)
+        total = summed(self._divergence, student, log_probabilities, ids, weights=weights)
+        if weights is not None:
+            return self.factor * total
         return self.factor * total / (len(student) if count is None else count)
 
-    def _divergence(self, student: Tensor, log_probabilities: Tensor, ids: Tensor) -> Tensor:
+    def _divergence(self, student: Tensor, log_probabilities: Tensor, ids: Tensor, reduction: str) -> Tensor:
         log_q = F.log_softmax(student.float() / self.temperature, dim=-1).gather(-1, ids)
-        known = F.kl_div(log_q, log_probabilities, reduction="sum", log_target=True)
+        known = _divergences(log_q, log_probabilities, reduction)
         log_p_rest, log_q_rest = _log_of_rest(log_probabilities), _log_of_rest(log_q)
-        return known + F.kl_div(log_q_rest, log_p_rest, reduction="sum", log_target=True)
+        return known + F.kl_div(log_q_rest, log_p_rest, reduction=reduction, log_target=True)
 
 
-def _cross_entropy(student: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(student.float(), targets, ignore_index=IGNORED, reduction="sum")
+def _cross_entropy(student: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    return F.cross_entropy(student.float(), targets, ignore_index=IGNORED, reduction=reduction)
 
 
-def _fused_cross_entropy(student: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    return token_losses.fused().cross_entropy(student, targets, IGNORED, wanted)
+def _divergences(log_q: Tensor, log_p: Tensor, reduction: str) -> Tensor:
+    """Σ p (log p − log q) of each row, or of all."""
+    found = F.kl_div(log_q, log_p, reduction=reduction, log_target=True)
+    return found.sum(-1) if reduction == "none" else found
+
+
+def _fused_cross_entropy(
+    student: Tensor, weights: Tensor | None, targets: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    return token_losses.fused().cross_entropy(student, targets, weights, IGNORED, wanted)
 
 
 def _log_of_rest(log_probabilities: Tensor) -> Tensor:

@@ -23,9 +23,6 @@ from ressa.repairing.losses import (
 from ressa.repairing.objective import Examination, Losses
 from ressa.repairing.teacher import Teacher
 
-Kind = tuple[slice, Tensor, Tensor]
-"""Tokens of one kind: which rows they are, what their mean weighs, and how many the whole step has."""
-
 
 class Rows(NamedTuple):
     """The supervised positions of a batch, (tokens,) each; those of answers first, those of plain texts behind.
@@ -118,20 +115,20 @@ class TokenObjective:
         logits = whole.index_select(0, rows.places) if everywhere else whole
         targets = rows.targets
         config = self.config
-        kinds = self._kinds(rows, counts)
+        mean = self._mean(rows, counts)
         parts: Losses = {}
         if config.task_weight:
-            parts["task_loss"] = (config.task_weight, _mean(self.task_loss, (logits, targets), kinds))
+            parts["task_loss"] = (config.task_weight, mean(self.task_loss, logits, targets))
         if config.logit_weight and teacher_logits is not None:
             if everywhere or config.kd_reduction == "batch":
                 count = samples if config.kd_reduction == "batch" else positions
                 divergence = self.logit_loss(whole, teacher_logits, targets, count)
             else:
-                divergence = _mean(self.logit_loss, (logits, teacher_logits, targets), kinds)
+                divergence = mean(self.logit_loss, logits, teacher_logits, targets)
             parts["kd_loss"] = (config.logit_weight, divergence)
         elif config.logit_weight and self.cache is not None:
             known = [part[rows.order] for part in self.cache.rows(numbers.tolist(), logits.device)]
-            parts["kd_loss"] = (config.logit_weight, _mean(self.known_loss, (logits, *known), kinds))
+            parts["kd_loss"] = (config.logit_weight, mean(self.known_loss, logits, *known))
         if config.hidden_weight:
             ours = [self._at(states, labels, rows.places) for states in ours]
             tokens = (counts[0] + counts[1]).clamp_min(1)
@@ -183,14 +180,20 @@ class TokenObjective:
             recorded.clear()
         return self._at(logits_of(forward(inputs)), labels, rows.places)
 
-    def _kinds(self, rows: Rows, counts: Tensor) -> list[Kind]:
-        """The supervised tokens of answers, and of plain texts where the batch has some."""
+    def _mean(self, rows: Rows, counts: Tensor) -> Callable[..., Tensor]:
+        """A loss, and what it is of → the mean over the answers' tokens; where there are plain texts the mean over
+        theirs too, each weighed by how many samples of the kind the step has."""
         answers, texts, samples, plain, _ = counts
         share = plain / samples.clamp_min(1)
-        kinds: list[Kind] = [(slice(0, rows.answers), 1 - share, answers.clamp_min(1))]
-        if rows.answers < len(rows.places):
-            kinds.append((slice(rows.answers, None), share, texts.clamp_min(1)))
-        return kinds
+        if rows.answers == len(rows.places):
+            return lambda loss, *values: (1 - share) * loss(*values, answers.clamp_min(1))
+        weights = torch.cat(
+            [
+                ((1 - share) / answers.clamp_min(1)).expand(rows.answers),
+                (share / texts.clamp_min(1)).expand(len(rows.places) - rows.answers),
+            ]
+        )
+        return lambda loss, *values: loss(*values, weights=weights)
 
     def examine(
         self, model: nn.Module, samples: Sequence[Sample], forward: Forward, batch_size: int, name: str
@@ -206,10 +209,3 @@ class TokenObjective:
             f"less than the {baseline:.2f} of knowing only how often each token occurs: these prompts or targets "
             "are not what it was trained on, and repair would teach them to it; check the data and the processor."
         )
-
-
-def _mean(loss: Callable[..., Tensor], rows: Sequence[Tensor], kinds: Sequence[Kind]) -> Tensor:
-    """A loss of rows (tokens, ...), the weighed sum of each kind's mean."""
-    return torch.stack(
-        [share * loss(*(each[chosen] for each in rows), count) for chosen, share, count in kinds]
-    ).sum()
