@@ -17,9 +17,8 @@ from ressa.progress import bar
 LIKELIEST = 4  # tokens behind the first one that are not drawn
 ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
 REMEMBERED = 16 * 2**30  # bytes of a GPU that keys and values may take; never more than half of what is free
-COMPILED_FROM = (
-    4000  # tokens one after the other, from which on a GPU it is worth a minute to compile the step
-)
+# Tokens one after the other, from which on a GPU it is worth a minute to compile the step.
+COMPILED_FROM = 3000
 
 
 @torch.no_grad()
