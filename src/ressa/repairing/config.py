@@ -88,9 +88,7 @@ class RepairConfig(BaseModel):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: autocast to bf16 where that is fast
     gradient_checkpointing: bool = False
-    compile: bool = (
-        False  # the blocks, by torch: a minute at first, then steps take about half as long on a GPU
-    )
+    compile: bool = False  # the blocks, by torch: a minute at first, then a GPU needs less for each step
     # Processes that load and encode the samples. None: on a GPU up to 4, as far as the machine has cores and shared
     # memory for them; on a CPU none.
     workers: Count | None = None
