@@ -9,6 +9,8 @@ on the vision and language towers, bf16 weights, fp32 factors under bf16 autocas
     naive SparseLoRA      the same teacher; F.linear(x, W⊙M + s·(BA)⊙M) left to autograd, as the paper's code
     LoRA, second teacher  PEFT's LoRA on the pruned weights, and a dense copy of the model as the teacher
     LoRA, no teacher      PEFT's LoRA with the task loss alone: weights and activations, the bound for memory
+    masked fine-tuning    every kept weight, in fp32, a dense copy as the teacher; of the small model only
+    …, compiled           the same with the option compile; on a GPU
 """
 
 import argparse
@@ -56,6 +58,7 @@ class Shape:
     image_tokens: int  # as the language model sees them
     prompt: int
     answer: int
+    small: bool = False  # whether every weight of it can be trained
 
     @property
     def encoder_decoder(self) -> bool:
@@ -124,7 +127,33 @@ def instructblip(smoke: bool) -> Shape:
     return Shape(config, hf.InstructBlipForConditionalGeneration, 2 if smoke else 16, 32, 64, 32)
 
 
-SHAPES = {"LLaVA-1.5-7B": llava, "InstructBLIP-FlanT5-XL": instructblip}
+def smollm2(smoke: bool) -> Shape:
+    """The LLaVA of scripts/make_pretrained.py: DINOv2-small at 224 px, SmolLM2-135M. Answers as long as texts are."""
+    vision: dict[str, Any] = {
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "image_size": 224,
+        "patch_size": 14,
+    }
+    text: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    text |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49216}
+    if smoke:
+        vision |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+        text |= {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 128}
+        text |= {"num_attention_heads": 3, "num_key_value_heads": 1}
+    patches = (vision["image_size"] // 14) ** 2
+    config = hf.LlavaConfig(
+        vision_config=hf.Dinov2Config(**vision),
+        text_config=hf.LlamaConfig(**text),
+        image_token_index=text["vocab_size"] - 1,
+        image_seq_length=patches,
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+    return Shape(config, hf.LlavaForConditionalGeneration, 2 if smoke else 64, patches, 32, 96, small=True)
+
+
+SHAPES = {"LLaVA-1.5-7B": llava, "InstructBLIP-FlanT5-XL": instructblip, "SmolLM2-135M": smollm2}
 
 
 def build(shape: Shape, device: str) -> nn.Module:
@@ -197,6 +226,16 @@ def naive_layers() -> Iterator[None]:
         sparse_lora_layer.sparse_lora_linear = ours
 
 
+WHOLE = "masked fine-tuning"
+FORMS = ["LoRA, no teacher", "ours", "LoRA, second teacher", "naive SparseLoRA", WHOLE]
+
+
+def forms_of(shape: Shape, device: str) -> list[str]:
+    forms = [form for form in FORMS if shape.small or form != WHOLE]
+    compiled = [f"{form}, compiled" for form in ("ours", WHOLE) if form in forms]
+    return forms + (compiled if device == "cuda" else [])
+
+
 def measure(
     form: str, shape: Shape, model: nn.Module, anatomy: Anatomy, batch: dict[str, Tensor], steps: int
 ) -> dict[str, Any]:
@@ -205,22 +244,26 @@ def measure(
     masked = [*anatomy.linears("vision"), *anatomy.linears("language")]
     pattern = parse_pattern("2:4")
     masks = {name: pattern.select(weight_of(model, name).detach().abs().float()) for name in masked}
-    lora = form.startswith("LoRA")
+    form, _, compiled = form.partition(", compiled")
+    lora, whole = form.startswith("LoRA"), form == WHOLE
     config = RepairConfig(
-        method="lora" if lora else "sparse_lora",
+        method="lora" if lora else "masked_finetune" if whole else "sparse_lora",
         objective="task" if form == "LoRA, no teacher" else "both",
         batch_size=shape.batch,
         steps=steps + WARM_UP,
         checkpoints=0,
         precision="auto" if device == "cuda" else "fp32",
+        compile=bool(compiled),
     )
     teacher: nn.Module | None = None
-    if form == "LoRA, second teacher":
+    if form == "LoRA, second teacher" or whole:
         teacher = copy.deepcopy(model)
-    if lora:
+    if lora or whole:
         mask_weights(model, masks)
-    student = make_student(model, masks, anatomy, config, dense_weights=not lora)
-    if not lora:
+    if whole:
+        model.float()
+    student = make_student(model, masks, anatomy, config, dense_weights=not (lora or whole))
+    if not (lora or whole):
         teacher = student
     del masks
     loader = OneBatch(batch, shape.encoder_decoder, device)
@@ -239,14 +282,12 @@ def measure(
     return found
 
 
-FORMS = ["LoRA, no teacher", "ours", "LoRA, second teacher", "naive SparseLoRA"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/repair_step.json)")
-    parser.add_argument("--model", choices=list(SHAPES), action="append", help="default: both")
-    parser.add_argument("--form", choices=FORMS, action="append", help="default: all")
+    parser.add_argument("--model", choices=list(SHAPES), action="append", help="default: all")
+    parser.add_argument("--form", choices=[*FORMS, "ours, compiled", f"{WHOLE}, compiled"], action="append",
+                        help="default: all, compiled ones on a GPU")  # fmt: skip
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--smoke", action="store_true", help="tiny models, to see that everything runs")
     options = parser.parse_args()
@@ -259,7 +300,7 @@ def main() -> None:
     for name in options.model or SHAPES:
         shape = SHAPES[name](options.smoke)
         rows: dict[str, Any] = {}
-        for form in options.form or FORMS:
+        for form in options.form or forms_of(shape, device):
             torch.manual_seed(0)
             model = build(shape, device)
             anatomy = find_anatomy(model)
@@ -275,14 +316,14 @@ def main() -> None:
             "positions a step"
         )
         bound = rows.get("LoRA, no teacher", {}).get("peak_bytes")
-        print(f"  {'':24}{'s a step':>10}{'range':>16}{'tokens/s':>10}{'peak GiB':>10}{'of bound':>10}")
+        print(f"  {'':30}{'s a step':>10}{'range':>16}{'tokens/s':>10}{'peak GiB':>10}{'of bound':>10}")
         for form, row in rows.items():
             spread = f"{row['fastest']:.3f}–{row['slowest']:.3f}"
             peak = row.get("peak_bytes")
             memory = f"{peak / GIB:.1f}" if peak else "–"
             share = f"{peak / bound:.3f}" if peak and bound else "–"
             print(
-                f"  {form:24}{row['seconds']:10.3f}{spread:>16}{row['tokens_per_s']:10.0f}"
+                f"  {form:30}{row['seconds']:10.3f}{spread:>16}{row['tokens_per_s']:10.0f}"
                 f"{memory:>10}{share:>10}"
             )
         report["models"][name] = {
