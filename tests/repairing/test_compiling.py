@@ -4,9 +4,11 @@ import pytest
 import torch
 from repairing.test_repair import FAST
 from repairing.tiny import pruned_pair, samples
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
+from ressa.errors import RunError
 from ressa.repairing import RepairConfig, repair
 
 LENGTHS = ("what is in the picture ?", "is it red ?", "what is in the picture and what is it ?", "red ?")
@@ -56,3 +58,19 @@ def test_they_learn_the_same(options, backend):
         torch.testing.assert_close(compiled[1][name], value, rtol=1e-3, atol=1e-4)
     assert not counters["graph_break"], dict(counters["graph_break"])
     assert backend.frame_count <= 16
+
+
+def test_blocks_that_cannot_be_compiled_are_a_sentence_and_left_as_they_were(monkeypatch):
+    def broken(function, **given):
+        def fails(*args, **kwargs):
+            raise TorchDynamoException("no compiler is here\nat all")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    pruned, masks, dense = pruned_pair("llava")
+    before = {name: value.clone() for name, value in pruned.model.state_dict().items()}
+    with pytest.raises(RunError, match=r"cannot compile the model's blocks \(no compiler is here\): leave"):
+        repair(pruned, masks, dense, samples(8), RepairConfig(**FAST, compile=True))
+    assert all("forward" not in module.__dict__ for module in pruned.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in pruned.model.state_dict().items())
