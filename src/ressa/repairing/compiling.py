@@ -1,6 +1,6 @@
 """Networks whose blocks torch compiles for the time of a training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,13 +38,8 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
             for (
                 block
             ) in blocks:  # their functions and not the modules, whose own hooks would cut the graphs in two
-                block.forward = torch.compile(block.forward, dynamic=True)
+                block.forward = _compiled(block.forward)
             yield
-    except TorchDynamoException as problem:
-        reason = next(iter(str(problem).splitlines()), "")
-        raise RunError(
-            f"torch cannot compile the model's blocks ({reason}): leave the option compile out."
-        ) from problem
     finally:
         for block, forward in zip(blocks, own, strict=True):
             block.__dict__.pop("forward", None)
@@ -52,6 +47,21 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
                 block.__dict__["forward"] = forward
         for hooks, number, hook in recorders:
             hooks[number] = hook
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(forward, dynamic=True)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except TorchDynamoException as problem:
+            reason = next(iter(str(problem).splitlines()), "")
+            raise RunError(
+                f"torch cannot compile the model's blocks ({reason}): leave the option compile out."
+            ) from problem
+
+    return run
 
 
 def _recorders(
