@@ -21,10 +21,12 @@ is in `logs/`. The tables go to `MODEL.md` and `MODEL.csv`.
 import argparse
 import csv
 import gc
+import hashlib
 import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -51,6 +53,7 @@ from ressa.sweep import relative
 from ressa.task_names import TASKS
 
 NONE, THEN = "none", " then "
+LONGEST = 100  # characters of a cell's name
 REPAIRS: dict[str, dict[str, Any]] = {
     "reconstruct": {"method": "reconstruct"},
     "lora": {"method": "lora"},
@@ -108,8 +111,13 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """A file's or folder's, of plain characters; of a long one the first, and a digest of all."""
         parts = (self.method, self.pattern, str(self.seed), self.repair, self.split)
-        return "-".join(parts).replace(":", "_").replace(" ", "-").replace("/", "_")
+        whole = "-".join(parts).replace(" ", "-")
+        plain = re.sub(r"[^\w.-]", "_", whole, flags=re.ASCII)
+        if len(plain) <= LONGEST:
+            return plain
+        return f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 DENSE = Cell("dense", "", 0)
