@@ -36,10 +36,9 @@ def backend(monkeypatch):
     "options",
     [
         {"method": "masked_finetune"},
-        {"method": "sparse_lora", "gradient_checkpointing": True},
-        {"method": "sparse_lora", "teacher": "separate", "hidden_weight": 0.5},
+        {"method": "sparse_lora", "gradient_checkpointing": True, "hidden_weight": 0.5},
     ],
-    ids=["masked", "shared", "separate"],
+    ids=["separate", "shared"],
 )
 def test_they_learn_the_same(options, backend):
     found = []
