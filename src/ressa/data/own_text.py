@@ -42,7 +42,7 @@ def own_text(
     never = special + list(range(len(tokenizer), size))
     bos = torch.tensor(tokenizer("", return_attention_mask=False)["input_ids"], dtype=torch.long)
     batches = -(-count // (batch_size or _rows(model, tokens)))
-    rows = -(-count // batches)  # alike, as what is compiled or captured is for one number of texts
+    rows = -(-count // max(1, batches))  # alike, as what is compiled or captured is for one number of texts
     static = model.device.type == "cuda" and batches * tokens >= COMPILED_FROM
     texts: list[str] = []
     devices = [model.device] if model.device.type == "cuda" else []
