@@ -534,7 +534,9 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument(
-        "--loaders", type=int, help="processes that encode the samples of one repair (default: its own)"
+        "--loaders",
+        type=int,
+        help="processes that encode the samples of one repair (default: 4 beside a GPU)",
     )
     parser.add_argument(
         "--stop-after", type=float, default=math.inf, help="seconds to give up unfinished cells after"

@@ -17,6 +17,11 @@ def are_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def are_sharded() -> bool:
+    """Whether the launcher wants the model sharded over the processes, which takes GPUs."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "y", "t", "on")
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and prints."""
     return not are_several() or int(os.environ.get("RANK", "0")) == 0

@@ -90,6 +90,9 @@ def test_rows_that_weigh_differently(dtype):
 def test_words_that_cannot_be():
     """Logits of −∞, of one model or of both, and of all words but one."""
     student, teacher = rows((3, 300), torch.float32, 3), rows((3, 300), torch.float32, 4)
+    broken = teacher.clone()
+    broken[0, 3] = torch.nan
+    assert token_losses_triton.divergence(student, broken, None, 1.0, False)[0].isnan()
     teacher[0, 7] = student[1, 5] = teacher[1, 5] = -torch.inf
     teacher[2, 1:] = -torch.inf
     found, gradient = token_losses_triton.divergence(student, teacher, None, 1.0, True)

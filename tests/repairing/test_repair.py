@@ -457,3 +457,9 @@ def test_a_dense_model_with_more_in_it_or_no_numbers_is_refused():
         dense.model.get_input_embeddings().weight[0, 0] = torch.nan
     with pytest.raises(UsageError, match="holds NaN or infinity"):
         repair(vlm, masks, dense, samples(2), RepairConfig(steps=1, device="cpu"))
+
+
+def test_a_step_that_compiles_late_is_no_measure():
+    clock = training.Clock(48)
+    clock.ends = [60, 60.2, 60.4, 85.6, 85.8, 86.0, 86.2]
+    assert clock.seconds == pytest.approx(0.2)

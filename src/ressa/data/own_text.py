@@ -13,6 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ressa.errors import UsageError
 from ressa.progress import bar
+from ressa.warned import warn
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
 ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
@@ -51,7 +52,10 @@ def own_text(
         for _ in range(batches):
             first = words[torch.randint(len(words), (rows, 1))]
             ids = torch.cat([bos.expand(rows, -1), first], dim=1).to(model.device)
-            written = _continue(model, ids, tokens - 1, never, static)
+            written = _continued_fast(model, ids, tokens - 1, never) if static else None
+            static = written is not None
+            if written is None:
+                written = _continue(model, ids, tokens - 1, never)
             texts += tokenizer.batch_decode(written[:, len(bos) :].tolist())
             progress.advance(min(rows, count - len(texts) + rows))
     return texts[:count]
@@ -71,25 +75,38 @@ def _rows(model: Any, tokens: int) -> int:
     return min(MOST_ROWS, max(1, room // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
 
 
-def _continue(model: Any, ids: Tensor, tokens: int, never: list[int], static: bool) -> Tensor:
-    """static: with a cache of one size, for which transformers compiles the step into a CUDA graph."""
+def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
     try:
-        return model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=tokens,
-            **({"cache_implementation": "static"} if static else {}),
-            suppress_tokens=never,
-            logits_processor=LogitsProcessorList([_LikeliestFirst(ids.shape[1] + LIKELIEST)]),
-        )
+        return _generate(model, ids, tokens, never)
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{type(model).__name__} does not continue text without an image ({error}): give a text file instead."
         ) from error
+
+
+def _continued_fast(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor | None:
+    """With a cache of one size, for which transformers compiles the step into a CUDA graph. None where that fails."""
+    try:
+        return _generate(model, ids, tokens, never, cache_implementation="static")
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        warn(f"Text is written without a compiled step, which is slower: it failed ({reason}).")
+        return None
+
+
+def _generate(model: Any, ids: Tensor, tokens: int, never: list[int], **how: Any) -> Tensor:
+    return model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=tokens,
+        suppress_tokens=never,
+        logits_processor=LogitsProcessorList([_LikeliestFirst(ids.shape[1] + LIKELIEST)]),
+        **how,
+    )
 
 
 class _LikeliestFirst(LogitsProcessor):

@@ -38,6 +38,7 @@ def divergence(
 ) -> tuple[Tensor, Tensor | None]:
     """Σ weight · KL(teacher ‖ student) of the softmax at a temperature, fp32, and its gradient in the student's
     dtype."""
+    assert student.shape == teacher.shape, "of two vocabularies"
     student, teacher = student.contiguous(), teacher.contiguous()
     sums, gradient = _made(student, wanted)
     divergence_kernel[(len(student),)](
@@ -119,7 +120,7 @@ def divergence_kernel(
         log_q = tl.load(ours + place, mask=inside, other=0.0).to(tl.float32) * scale - our_sum
         log_p = tl.load(theirs + place, mask=inside, other=0.0).to(tl.float32) * scale - their_sum
         p = tl.where(inside, tl.exp(log_p), 0.0)
-        total += tl.where(p > 0.0, p * (log_p - log_q), 0.0)
+        total += tl.where(p == 0.0, 0.0, p * (log_p - log_q))
         if GRADIENT:
             tl.store(
                 gradient + number * vocabulary + place, weight * scale * (tl.exp(log_q) - p), mask=inside

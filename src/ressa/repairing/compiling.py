@@ -28,12 +28,12 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
     Raises RunError where they cannot be compiled.
     """
     models = [plain(network) for network in networks]
-    blocks = [model.get_submodule(name) for model in models for name in names]
+    blocks = list(dict.fromkeys(model.get_submodule(name) for model in models for name in names))
     own = [block.__dict__.get("forward") for block in blocks]
     recorders = _recorders(models, blocks)
     try:
         for hooks, number, _ in recorders:
-            del hooks[number]
+            hooks.pop(number, None)
         with torch._dynamo.config.patch(recompile_limit=MOST_FORMS):
             for (
                 block
@@ -56,7 +56,7 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return compiled(*args, **kwargs)
         except TorchDynamoException as problem:
-            reason = next(iter(str(problem).splitlines()), "")
+            reason = " ".join(str(problem).split())[:300]
             raise RunError(
                 f"torch cannot compile the model's blocks ({reason}): leave the option compile out."
             ) from problem

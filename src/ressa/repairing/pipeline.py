@@ -16,7 +16,7 @@ from ressa.data.sample import Sample
 from ressa.errors import RunError, UsageError
 from ressa.fast_dtype import means_bf16
 from ressa.fused import on_plain_linears, splitted
-from ressa.processes import are_several
+from ressa.processes import are_several, are_sharded
 from ressa.provenance import fingerprint
 from ressa.repairing.cached import CachedLogits
 from ressa.repairing.checkpoints import claim
@@ -107,6 +107,8 @@ def repair(
     config = within_reach(config or RepairConfig(), pruned, samples)
     if config.minutes is not None and are_several():
         raise UsageError("How many steps fit into minutes is not measured in several processes: give steps.")
+    if config.compile and are_sharded() and training_device(config).type == "cuda":
+        raise UsageError("Blocks of a sharded model are not compiled: leave the option compile out.")
     if not masks:
         raise UsageError("There are no masks, so nothing is pruned: prune the model before repairing it.")
     model: nn.Module = pruned.model

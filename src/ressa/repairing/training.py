@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -170,8 +172,6 @@ def _train(
         )
         if trainer.is_deepspeed_enabled:
             raise UsageError("DeepSpeed cannot train a repair: use torchrun alone, or an FSDP2 config.")
-        if trainer.is_fsdp_enabled and config.compile:
-            raise UsageError("Blocks of a sharded model are not compiled: leave the option compile out.")
         if trainer.is_fsdp_enabled:
             choose_shards(trainer.accelerator.state.fsdp_plugin, student, anatomy)
             if checkpoint is not None:
@@ -347,9 +347,9 @@ class Clock(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Of a step: the mean of the last half, as the first ones compile and search."""
+        """Of a step: the median of the last half, as the first ones compile and search, and a late one may."""
         late = self.ends[len(self.ends) // 2 - 1 :]
-        return (late[-1] - late[0]) / (len(late) - 1)
+        return median(end - begin for begin, end in pairwise(late))
 
 
 class Progress(TrainerCallback):
