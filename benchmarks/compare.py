@@ -241,9 +241,8 @@ def read_cells(path: Path) -> list[tuple[str, str, str]]:
 
 def settle(numbers: Any, over: Any, logs: Path) -> None:
     """In a new worker process: one GPU of those there are, one thread, a log of its own."""
-    set_start_method(
-        "fork", force=True
-    )  # a repair's loaders: started anew, each would be given all samples first
+    # For a repair's loaders: started anew, each would be given all samples first.
+    set_start_method("fork", force=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

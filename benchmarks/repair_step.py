@@ -228,12 +228,14 @@ def naive_layers() -> Iterator[None]:
 
 WHOLE = "masked fine-tuning"
 FORMS = ["LoRA, no teacher", "ours", "LoRA, second teacher", "naive SparseLoRA", WHOLE]
+COMPILED = ", compiled"
+FORMS += [form + COMPILED for form in ("ours", WHOLE)]
 
 
 def forms_of(shape: Shape, device: str) -> list[str]:
-    forms = [form for form in FORMS if shape.small or form != WHOLE]
-    compiled = [f"{form}, compiled" for form in ("ours", WHOLE) if form in forms]
-    return forms + (compiled if device == "cuda" else [])
+    """Those that run of themselves: compiled ones on a GPU, and all weights are trained of a small model."""
+    forms = [form for form in FORMS if device == "cuda" or COMPILED not in form]
+    return [form for form in forms if shape.small or WHOLE not in form]
 
 
 def measure(
@@ -244,10 +246,11 @@ def measure(
     masked = [*anatomy.linears("vision"), *anatomy.linears("language")]
     pattern = parse_pattern("2:4")
     masks = {name: pattern.select(weight_of(model, name).detach().abs().float()) for name in masked}
-    form, _, compiled = form.partition(", compiled")
-    lora, whole = form.startswith("LoRA"), form == WHOLE
+    form, compiled, _ = form.partition(COMPILED)
+    whole = form == WHOLE
+    shared = not whole and not form.startswith("LoRA")  # one copy of the weights, the dense ones
     config = RepairConfig(
-        method="lora" if lora else "masked_finetune" if whole else "sparse_lora",
+        method="sparse_lora" if shared else "masked_finetune" if whole else "lora",
         objective="task" if form == "LoRA, no teacher" else "both",
         batch_size=shape.batch,
         steps=steps + WARM_UP,
@@ -258,12 +261,12 @@ def measure(
     teacher: nn.Module | None = None
     if form == "LoRA, second teacher" or whole:
         teacher = copy.deepcopy(model)
-    if lora or whole:
+    if not shared:
         mask_weights(model, masks)
     if whole:
         model.float()
-    student = make_student(model, masks, anatomy, config, dense_weights=not (lora or whole))
-    if not (lora or whole):
+    student = make_student(model, masks, anatomy, config, dense_weights=shared)
+    if shared:
         teacher = student
     del masks
     loader = OneBatch(batch, shape.encoder_decoder, device)
@@ -286,8 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/repair_step.json)")
     parser.add_argument("--model", choices=list(SHAPES), action="append", help="default: all")
-    parser.add_argument("--form", choices=[*FORMS, "ours, compiled", f"{WHOLE}, compiled"], action="append",
-                        help="default: all, compiled ones on a GPU")  # fmt: skip
+    parser.add_argument("--form", choices=FORMS, action="append", help="default: all that suit")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--smoke", action="store_true", help="tiny models, to see that everything runs")
     options = parser.parse_args()

@@ -56,8 +56,8 @@ def own_text(
             static = written is not None
             if written is None:
                 written = _continue(model, ids, tokens - 1, never)
+            progress.advance(min(rows, count - len(texts)))
             texts += tokenizer.batch_decode(written[:, len(bos) :].tolist())
-            progress.advance(min(rows, count - len(texts) + rows))
     return texts[:count]
 
 

@@ -59,9 +59,13 @@ def masked(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def masked_in_one(weight: Tensor, packed_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """The same in operations that a compiler joins into one pass: `apply_mask_` reads a table."""
+    return torch.where(kept(packed_mask, weight.shape[1]), weight, 0).to(dtype)
+
+
+def kept(packed_mask: Tensor, columns: int) -> Tensor:
+    """bool (out, columns), by operations that a GPU or a compiler runs where the mask is."""
     bits = packed_mask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed_mask.device) & 1
-    kept = bits.flatten(1)[:, : weight.shape[1]].bool()
-    return torch.where(kept, weight, 0).to(dtype)
+    return bits.flatten(1)[:, :columns].bool()
 
 
 @without_autocast

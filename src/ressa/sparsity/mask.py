@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ressa.errors import RunError
+from ressa.kernels.sparse_lora_torch import kept
 
 _CHUNK = 1 << 19  # weights looked at at a time: what they take stays in a core's cache
 
@@ -35,8 +36,7 @@ def unpack_mask(packed: Tensor, in_features: int) -> Tensor:
     if packed.device.type == "cpu":
         bits = np.unpackbits(packed.numpy(), axis=1, count=in_features, bitorder="little")
         return torch.from_numpy(bits.view(np.bool_))
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(1)[:, :in_features].bool()
+    return kept(packed, in_features)
 
 
 def pack_nonzero(weight: Tensor) -> Tensor:

@@ -122,9 +122,8 @@ def test_a_tail_takes_what_no_round_of_all_multiprocessors_does(rows, tokens, mu
         tile = 128 * main.warpgroups
         assert whole % (tile * main.cluster_m) == 0
         made = whole // tile * tiles_n
-        rounds = (
-            -(-rows // tile) * tiles_n // multiprocessors * multiprocessors
-        )  # tiles of those that all rows fill
+        # tiles of the rounds that all rows fill
+        rounds = -(-rows // tile) * tiles_n // multiprocessors * multiprocessors
         assert made <= rounds < made + main.cluster_m * tiles_n
 
 
