@@ -9,12 +9,12 @@ A weight that goes ends as 0, but for rounding. Here is the sweep in plain torch
 """
 
 import importlib
-import importlib.util
 
 import torch
 from torch import Tensor
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+from ressa.kernels.has_triton import HAS_TRITON
+
 _WIDEST = 256  # columns of a block that the kernel can hold in registers
 
 
@@ -28,7 +28,7 @@ def sweep(
     here, group by group as the sweep reaches it, the n highest |w|·scale of every m columns, of equal ones the earlier.
     scale: fp32 (columns,). errors: fp32 (columns, out), receives e. Rows of W, kept and errors lie in one piece.
     """
-    if _HAS_TRITON and W.is_cuda and len(W) <= _WIDEST:
+    if HAS_TRITON and W.is_cuda and len(W) <= _WIDEST:
         kernels = importlib.import_module("ressa.kernels.column_sweep_triton")
         kernels.sweep(W, U, scale, kept, errors, n, m)
     else:

@@ -14,7 +14,6 @@ Symbols and the plain torch definitions: `sparse_lora_torch`. The kernels for GP
 """
 
 import importlib
-import importlib.util
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -26,14 +25,13 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ressa.errors import UsageError
 from ressa.kernels import sparse_lora_torch
+from ressa.kernels.has_triton import HAS_TRITON
 from ressa.kernels.sparse_lora_torch import without_autocast
-
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def _implementation(tensor: Tensor) -> ModuleType:
     """The Triton kernels where they can run, else plain torch."""
-    if _HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64:
+    if HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64:
         return _triton_kernels()
     return sparse_lora_torch
 

@@ -5,16 +5,15 @@ order in which a device happens to sort. NaN has no place in an order and is ref
 """
 
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ressa.errors import RunError, UsageError
+from ressa.kernels.has_triton import HAS_TRITON
 from ressa.sparsity.pattern import nearest
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _PAIRWISE_WIDTH = 32  # up to here comparing all pairs of a group beats a top-k over very many short rows
 _BINS = 1 << 16
 _SORTED = 1 << 23  # scores on a GPU up to which sorting beats counting, which reads them without a copy
@@ -48,7 +47,7 @@ def keep_top_groups(scores: Tensor, n: int, m: int) -> Tensor:
     scores = _comparable(scores)
     if m > _PAIRWISE_WIDTH:
         return keep_top_rows(scores.reshape(-1, m), n).reshape(scores.shape)
-    if scores.is_cuda and _HAS_TRITON:
+    if scores.is_cuda and HAS_TRITON:
         return importlib.import_module("ressa.kernels.keep_groups_triton").keep_groups(scores, n, m)
     members = scores.reshape(-1, m).T.contiguous()  # (m, groups): each comparison below runs over all groups
     beaten_by = torch.zeros(members.shape, dtype=torch.uint8, device=scores.device)
