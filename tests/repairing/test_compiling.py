@@ -8,8 +8,10 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
+from ressa.anatomy import find_anatomy
 from ressa.errors import RunError
 from ressa.repairing import RepairConfig, repair
+from ressa.repairing.compiling import compiled_blocks
 
 LENGTHS = ("what is in the picture ?", "is it red ?", "what is in the picture and what is it ?", "red ?")
 
@@ -57,6 +59,28 @@ def test_they_learn_the_same(options, backend):
         torch.testing.assert_close(compiled[1][name], value, rtol=1e-3, atol=1e-4)
     assert not counters["graph_break"], dict(counters["graph_break"])
     assert backend.frame_count <= 16
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["after a forward", "at once"])
+def test_features_are_taken_from_the_layer_they_always_were(before, backend):
+    """LLaVA reads the last layer but one, which it finds among what hooks have recorded."""
+    pruned, _, _ = pruned_pair("llava")
+    model = pruned.model.eval()
+    pictures = torch.rand(1, 3, *[model.config.vision_config.image_size] * 2)
+    names = [block.name for block in find_anatomy(model).blocks()]
+
+    def features():
+        states = model.model.vision_tower(pictures, output_hidden_states=True).hidden_states
+        found = model.get_image_features(pictures, vision_feature_layer=-2)
+        return len(states), torch.cat(list(getattr(found, "pooler_output", found)))
+
+    expected = features() if before else None
+    with torch.no_grad(), compiled_blocks([model], names):
+        within = features()
+    after = features()
+    for count, value in (within, after):
+        assert count == (expected or after)[0] == model.config.vision_config.num_hidden_layers + 1
+        torch.testing.assert_close(value, (expected or after)[1])
 
 
 def test_blocks_that_cannot_be_compiled_are_a_sentence_and_left_as_they_were(monkeypatch):

@@ -13,13 +13,10 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ressa.errors import UsageError
 from ressa.progress import bar
-from ressa.warned import warn
 
 LIKELIEST = 4  # tokens behind the first one that are not drawn
-ROWS, MOST_ROWS = 16, 2048  # texts at a time: on the CPU, and at most
-REMEMBERED = 16 * 2**30  # bytes of a GPU that keys and values may take; never more than half of what is free
-# Tokens one after the other, from which on a GPU it is worth a minute to compile the step.
-COMPILED_FROM = 3000
+ROWS, MOST_ROWS = 16, 8192  # texts at a time: on the CPU, and at most
+LOGITS = 6  # copies of a step's logits, in float32, that sampling makes
 
 
 @torch.no_grad()
@@ -43,8 +40,7 @@ def own_text(
     never = special + list(range(len(tokenizer), size))
     bos = torch.tensor(tokenizer("", return_attention_mask=False)["input_ids"], dtype=torch.long)
     batches = -(-count // (batch_size or _rows(model, tokens)))
-    rows = -(-count // max(1, batches))  # alike, as what is compiled or captured is for one number of texts
-    static = model.device.type == "cuda" and batches * tokens >= COMPILED_FROM
+    rows = -(-count // max(1, batches))
     texts: list[str] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), bar("Writing text", count) as progress:
@@ -52,17 +48,15 @@ def own_text(
         for _ in range(batches):
             first = words[torch.randint(len(words), (rows, 1))]
             ids = torch.cat([bos.expand(rows, -1), first], dim=1).to(model.device)
-            written = _continued_fast(model, ids, tokens - 1, never) if static else None
-            static = written is not None
-            if written is None:
-                written = _continue(model, ids, tokens - 1, never)
+            written = _continue(model, ids, tokens - 1, never)
             progress.advance(min(rows, count - len(texts)))
             texts += tokenizer.batch_decode(written[:, len(bos) :].tolist())
     return texts[:count]
 
 
 def _rows(model: Any, tokens: int) -> int:
-    """How many texts of this length are written at a time: a step takes a small model on a GPU the same for many."""
+    """How many texts of this length are written at a time: a step takes a small model on a GPU hardly longer for
+    thousands. Half of what is free is for their keys and values and a step's logits."""
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", None)
     heads = getattr(config, "num_attention_heads", None)
@@ -70,43 +64,29 @@ def _rows(model: Any, tokens: int) -> int:
         return ROWS
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    each = 2 * layers * kept * width * model.dtype.itemsize * tokens + LOGITS * 4 * vocabulary
     free, _ = torch.cuda.mem_get_info(model.device)
-    room = min(REMEMBERED, free // 2)
-    return min(MOST_ROWS, max(1, room // (2 * layers * kept * width * model.dtype.itemsize * tokens)))
+    return min(MOST_ROWS, max(1, free // 2 // each))
 
 
 def _continue(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor:
     try:
-        return _generate(model, ids, tokens, never)
+        return model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=tokens,
+            suppress_tokens=never,
+            logits_processor=LogitsProcessorList([_LikeliestFirst(ids.shape[1] + LIKELIEST)]),
+        )
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{type(model).__name__} does not continue text without an image ({error}): give a text file instead."
         ) from error
-
-
-def _continued_fast(model: Any, ids: Tensor, tokens: int, never: list[int]) -> Tensor | None:
-    """With a cache of one size, for which transformers compiles the step into a CUDA graph. None where that fails."""
-    try:
-        return _generate(model, ids, tokens, never, cache_implementation="static")
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        warn(f"Text is written without a compiled step, which is slower: it failed ({reason}).")
-        return None
-
-
-def _generate(model: Any, ids: Tensor, tokens: int, never: list[int], **how: Any) -> Tensor:
-    return model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=tokens,
-        suppress_tokens=never,
-        logits_processor=LogitsProcessorList([_LikeliestFirst(ids.shape[1] + LIKELIEST)]),
-        **how,
-    )
 
 
 class _LikeliestFirst(LogitsProcessor):

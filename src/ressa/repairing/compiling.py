@@ -70,8 +70,7 @@ def _recorders(
     """The hooks within blocks by which transformers records attention maps: training asks for none, and they would cut
     each block's graph in two. Modules' hooks, the number of one, and it."""
     for model in models:
-        if isinstance(model, PreTrainedModel):
-            maybe_install_capturing_hooks(model)  # as the first forward would
+        _install_recorders(model)
     return [
         (module._forward_hooks, number, hook)
         for block in blocks
@@ -79,3 +78,18 @@ def _recorders(
         for number, hook in module._forward_hooks.items()
         if module is not block and hook.__module__ == maybe_install_capturing_hooks.__module__
     ]
+
+
+def _install_recorders(module: nn.Module) -> None:
+    """As the first forward would; but not from above a tower that has its own already, for it would then record
+    everything twice and a feature layer be taken at the wrong depth."""
+    ready = [isinstance(each, PreTrainedModel) and _records(each) for each in module.modules()]
+    if isinstance(module, PreTrainedModel) and not any(ready):
+        maybe_install_capturing_hooks(module)
+    elif not ready[0]:
+        for child in module.children():
+            _install_recorders(child)
+
+
+def _records(model: PreTrainedModel) -> bool:
+    return getattr(model, "_output_capturing_hooks_installed", False)
