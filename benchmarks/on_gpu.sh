@@ -36,7 +36,8 @@ for step in "$@"; do
              tests/runtime/kernels/test_on_cuda.py ;;
     sanitizer) # accesses out of bounds and races, in small cases of every kernel that computes with packed weights
       for tool in memcheck racecheck; do
-        compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 $PYTHON -m pytest -q -x -p no:cacheprovider \
+        if [ $tool = racecheck ]; then export EVERY_LANE_SIGNALS=1; fi
+        compute-sanitizer --tool $tool --print-limit 50 --target-processes all --error-exitcode 9 $PYTHON -m pytest -q -x -p no:cacheprovider \
           tests/runtime/kernels/test_on_cuda.py -k "${SANITIZED:-results_are or siblings or tail or one_byte}"
       done ;;
     kernels) $PYTHON benchmarks/sparse_lora.py --rounds 60 --below-floor --output "$OUT/sparse_lora.json" ;;

@@ -1,5 +1,6 @@
 """The runtime's kernels on a GPU compute what fp64 does, whatever the shape, dtype, pattern and number of tokens."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,12 +11,15 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 from ressa.runtime import kernels
-from ressa.runtime.kernels import driver, launches, layout24, sparse24, tuning, variants
+from ressa.runtime.kernels import driver, launches, layout24, nvrtc, sparse24, tuning, variants
 from ressa.runtime.linear import PackedLinear
 from ressa.runtime.model import find_siblings
 
 if not kernels.supported(torch.device("cuda"), torch.float16):
     pytest.skip("needs a GPU that the kernels are for, and NVRTC", allow_module_level=True)
+
+if os.environ.get("EVERY_LANE_SIGNALS"):  # for racecheck: see SIGNALS in common.cuh
+    nvrtc._OPTIONS = (*nvrtc._OPTIONS, "-DSIGNALS=32")
 
 DTYPES = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
 TOKENS = [1, 2, 3, 8, 9, 16, 31, 64, 65, 96, 129, 300]

@@ -36,6 +36,9 @@ def test_sources_compile(architecture, tmp_path, monkeypatch):
         sources += [
             ("prefill24", variants.Prefill24(1, 1, 2, 4, tokens).macros()) for tokens in (64, 96, 128, 160)
         ]
+        every = {"SIGNALS": 32}  # lanes, as racecheck is run
+        sources += [("prefill24", variants.Prefill24(1, 1, 2, 4, 96).macros() | every)]
+        sources += [("decode24", SIZES[1].macros(SIZES[1].least_room) | every)]
     for bf16, (source, macros) in enumerate(sources):
         cubin = nvrtc.compiled(source, {"BF16": bf16 % 2, **macros}, architecture)
         assert cubin.startswith(b"\x7fELF")

@@ -130,6 +130,12 @@ DEVICE u64 place_values(u32 values, u32 metadata, int tile, int i, int lane) {
 #define COPY_ARRIVALS 32  // every lane of the copying warp
 #endif
 
+// Lanes of a warp that say that it has read a stage: one, behind a __syncwarp(). With 32 every lane speaks for itself, which
+// racecheck needs: it does not see another lane's reads in one lane's word.
+#ifndef SIGNALS
+#define SIGNALS 1
+#endif
+
 DEVICE void barrier_init(u32 barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }

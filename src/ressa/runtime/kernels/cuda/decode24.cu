@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
     for (int s = 0; s < STAGES + RECORDS; s++) barrier_init(barriers + s * 8, COPY_ARRIVALS);
     if (warp == 0) {
       for (int part = 0; part < X_PARTS; part++) barrier_init(x_barriers + part * 8, COPY_ARRIVALS);
-      for (int room = 0; room < X_ROOM; room++) barrier_init(x_free + room * 8, WARPS);
+      for (int room = 0; room < X_ROOM; room++) barrier_init(x_free + room * 8, WARPS * SIGNALS);
     }
     barriers_ready();
   }
@@ -237,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_M * WARPS_K * 32, CTAS) decod
       if (++stage == STAGES) stage = 0, parity ^= 1;
     }
     if (WARPS_K == 1 && part + X_ROOM < X_PARTS) {  // the first warp loads the next part where all are done with this one
-      if (lane == 0) barrier_arrive(x_free + part % X_ROOM * 8);
+      if (lane < SIGNALS) barrier_arrive(x_free + part % X_ROOM * 8);
       if (warp == 0) {
         barrier_wait(x_free + part % X_ROOM * 8, part / X_ROOM & 1);
         load_x(part + X_ROOM);

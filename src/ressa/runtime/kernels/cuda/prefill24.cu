@@ -169,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + s * 8, 1);
-      barrier_init(empty + s * 8, 4 * WARPGROUPS * CLUSTER);  // a warp of the cluster each
+      barrier_init(empty + s * 8, 4 * WARPGROUPS * CLUSTER * SIGNALS);  // every warp of the cluster
     }
     barriers_ready();
   }
@@ -218,7 +218,11 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
   auto release = [&](int k) {  // only if it is filled again, so that every signal has arrived before a CTA leaves
     if (k + STAGES >= a.column_blocks) return;
     __syncwarp();  // every lane has read the stage
+#if SIGNALS == 1
     if (lane < CLUSTER) arrive_remote(my_empty + k % STAGES * 8);
+#else
+    for (int rank = 0; rank < CLUSTER; rank++) arrive_remote(remote_address(empty, rank) + k % STAGES * 8);
+#endif
   };
   auto take = [&](Fragments& f, int k) {
     barrier_wait(full + k % STAGES * 8, k / STAGES & 1);
