@@ -23,7 +23,8 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
     """Within this context the named blocks of each network are compiled as they first run, for batches of any size.
 
     Blocks that are alike share what is compiled. Norms, rotations, activations and masks, which are passes over memory
-    one after the other, become one each.
+    one after the other, become one each. Nothing that was compiled before serves here: weights may learn now that did
+    not then.
 
     Raises RunError where they cannot be compiled.
     """
@@ -31,6 +32,7 @@ def compiled_blocks(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
     blocks = list(dict.fromkeys(model.get_submodule(name) for model in models for name in names))
     own = [block.__dict__.get("forward") for block in blocks]
     recorders = _recorders(models, blocks)
+    torch._dynamo.reset()
     try:
         for hooks, number, _ in recorders:
             hooks.pop(number, None)
