@@ -7,13 +7,15 @@ import torch
 from PIL import Image
 
 from ressa.checkpoint import load
-from ressa.commands.texts import mixed
+from ressa.commands.texts import _warn_of_narrow, mixed, repeated
 from ressa.data import Batcher, Sample
+from ressa.data.plain_text import english
 from ressa.data.rows import IGNORED
 from ressa.repairing.config import RepairConfig
 from ressa.repairing.forward import lean_forward
 from ressa.repairing.held_back import hold_back, hold_back_text
 from ressa.repairing.token_objective import TokenObjective
+from ressa.warned import RessaWarning
 
 FEW = ("--samples", "6", "--text-samples", "4", "--text-tokens", "8")
 
@@ -70,6 +72,24 @@ def test_texts_of_a_file_are_repaired_on_and_held_back(ressa, world, tmp_path):
     assert training["samples"] == 16
     assert training["texts"] == 8
     assert len(training["history"]) == 2
+
+
+def test_english_ships_with_ressa(ressa, world, tmp_path):
+    assert pruned(ressa, world, tmp_path / "pruned", "--text", "english").status == 0
+    text = json.loads((tmp_path / "pruned" / "ressa.json").read_text())["calibration"]["text"]
+    assert (text["name"], text["samples"]) == ("english", 4)
+    assert len(english().split()) == 1_098_956
+
+
+def test_a_model_that_writes_what_the_samples_say_is_told_of():
+    samples = [Sample(None, "What is it?", "a red cat on a mat", earlier=(("Is it red?", None),))]
+    assert repeated(["A red cat, on a mat."], samples) == 1
+    assert repeated(["a red cat on the moon"], samples) == 0.5
+    assert repeated(["so it goes", "is it red"], samples) == 0.5
+    assert repeated(["", "too short"], samples) == 0
+    with pytest.warns(RessaWarning, match="100 % of its triples"):
+        _warn_of_narrow(["a red cat"] * 3, samples)
+    _warn_of_narrow(["all of the rest of the language"], samples)
 
 
 @pytest.mark.parametrize(

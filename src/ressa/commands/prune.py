@@ -101,7 +101,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                     raise UsageError(
                         "A model whose weights stay on disk would write text for hours: give --text a text file."
                     )
-                if texts := texts_for(recipe, vlm, device, work):
+                if texts := texts_for(recipe, vlm, device, work, samples):
                     inputs += batches(vlm, texts, batch_size_of(recipe, vlm, texts, device))
                     calibration["text"] = {
                         "name": recipe.text,

@@ -82,7 +82,7 @@ def run_repair(recipe: RepairRecipe, *, force: bool = False) -> Outcome:
         ):
             if recipe.text is not None:
                 with watch.on("texts"):
-                    texts = texts_for(recipe, vlm if dense is None else dense, device, work)
+                    texts = texts_for(recipe, vlm if dense is None else dense, device, work, samples)
                     samples = mixed(samples, texts, recipe.text_share, recipe.seed)
             result = repair(vlm, masks, dense, samples, config, work_dir=work / "training")
         training = {

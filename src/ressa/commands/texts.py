@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from ressa.cache import cache_folder
 from ressa.data.batcher import Batcher
 from ressa.data.inputs import batcher_of
 from ressa.data.own_text import own_text
-from ressa.data.plain_text import passages, read_text
+from ressa.data.plain_text import english, passages, read_text
 from ressa.data.sample import Sample
 from ressa.errors import UsageError
 from ressa.files import check_writable, read_json, write_json
@@ -18,7 +19,8 @@ from ressa.locks import held
 from ressa.processes import is_first, meet
 from ressa.provenance import fingerprint, fingerprint_weights, versions
 from ressa.recipe import PruneRecipe, RepairRecipe
-from ressa.recipe.text import OWN
+from ressa.recipe.text import ENGLISH, OWN
+from ressa.warned import warn
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +28,22 @@ if TYPE_CHECKING:
     from ressa.checkpoint import Vlm
 
 _LEAST_ROOM = 4 << 30  # bytes beside the model, for the keys and values of what is being written
+_LOOKED_AT = 256  # texts, for what they repeat
+_NARROW = 0.1  # of their triples of words, from which on it is said
 
 
 def texts_for(
-    recipe: PruneRecipe | RepairRecipe, dense: "Vlm", device: "torch.device", work: Path
+    recipe: PruneRecipe | RepairRecipe,
+    dense: "Vlm",
+    device: "torch.device",
+    work: Path,
+    beside: Sequence[Sample],
 ) -> list[Sample]:
     """The texts a recipe asks for, as samples; none where it asks for none.
 
     dense: the model before pruning. Its own text is written where it is, or on `device`; it is kept in `work`, so that
-    a run that goes on has the same. Raises UsageError where there is no such text, or the model reads none alone.
+    a run that goes on has the same. beside: the samples with pictures; it is said where its own text repeats these.
+    Raises UsageError where there is no such text, or the model reads none alone.
     """
     if recipe.text is None:
         return []
@@ -47,9 +56,8 @@ def texts_for(
         raise UsageError(f"For {kind}, leave out --text: it {problem}.")
     if recipe.text != OWN:
         tokenizer = dense.processor.tokenizer
-        found = passages(
-            read_text(recipe.text), tokenizer, recipe.text_samples, recipe.text_tokens, recipe.seed
-        )
+        text = english() if recipe.text == ENGLISH else read_text(recipe.text)
+        found = passages(text, tokenizer, recipe.text_samples, recipe.text_tokens, recipe.seed)
     else:
         note = work / "text.json"
         if is_first() and read_json(note) is None:
@@ -57,10 +65,38 @@ def texts_for(
             write_json(note, {"texts": written})
         meet(device)
         found = read_json(note)["texts"]
+        _warn_of_narrow(found, beside)
     samples = [Sample(None, "", text, f"text {number}") for number, text in enumerate(found) if text.strip()]
     if not samples:
         raise UsageError("The model wrote nothing: give --text a text file instead.")
     return samples
+
+
+def _warn_of_narrow(texts: Sequence[str], samples: Sequence[Sample]) -> None:
+    share = repeated(texts[:_LOOKED_AT], samples)
+    if share >= _NARROW:
+        warn(
+            f"What the model writes is narrow: {100 * share:.0f} % of its triples of words are the samples' own, so "
+            "that it keeps little of what else the model knows of language; give real text (--text english, or a file)."
+        )
+
+
+def repeated(texts: Sequence[str], samples: Sequence[Sample]) -> float:
+    """The share of the texts' triples of words in a row that occur in the samples' prompts or targets."""
+    known = {
+        triple
+        for sample in samples
+        for turn in sample.turns
+        for part in turn
+        for triple in _triples(part or "")
+    }
+    found = [triple in known for text in texts for triple in _triples(text)]
+    return sum(found) / max(1, len(found))
+
+
+def _triples(text: str) -> Iterator[tuple[str, str, str]]:
+    words = re.findall(r"\w+", text.lower())
+    return zip(words, words[1:], words[2:], strict=False)
 
 
 def mixed(samples: Sequence[Sample], texts: Sequence[Sample], share: float, seed: int) -> list[Sample]:

@@ -1,8 +1,10 @@
 """Plain text from files: what a language model reads that is about no picture."""
 
 import html
+import lzma
 import random
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ def read_text(source: str | Path) -> str:
     if not any(parts):
         raise UsageError(f"There is no text in {source}: name a {', '.join(KINDS)} file or a folder of them.")
     return "\n\n".join(part for part in parts if part)
+
+
+def english() -> str:
+    """A million words of English prose in the public domain: speeches and a novel (data/english/README.md)."""
+    kept = files("ressa.data").joinpath("english", "prose.txt.xz").read_bytes()
+    return lzma.decompress(kept).decode("utf-8")
 
 
 def passages(text: str, tokenizer: Any, count: int, tokens: int, seed: int = 0) -> list[str]:
