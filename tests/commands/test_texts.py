@@ -1,6 +1,7 @@
 """Plain text beside pictures: the dense model's own or a file's, in calibration and in repair."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -74,11 +75,37 @@ def test_texts_of_a_file_are_repaired_on_and_held_back(ressa, world, tmp_path):
     assert len(training["history"]) == 2
 
 
-def test_english_ships_with_ressa(ressa, world, tmp_path):
-    assert pruned(ressa, world, tmp_path / "pruned", "--text", "english").status == 0
-    text = json.loads((tmp_path / "pruned" / "ressa.json").read_text())["calibration"]["text"]
-    assert (text["name"], text["samples"]) == ("english", 4)
+@pytest.fixture
+def spelling(world, tmp_path):
+    """A LLaVA whose tokens are letters."""
+    folder = shutil.copytree(world.llava, tmp_path / "spelling")
+    written = json.loads((folder / "tokenizer.json").read_text())
+    words = written["model"]["vocab"]
+    tokens = [word for word, _ in sorted(words.items(), key=lambda item: item[1])]
+    letters = " etaoinshrdlucmfwypvbgkqjxz,.-\"';:?!0123456"[: len(words) - 5]
+    written["model"]["vocab"] = {token: i for i, token in enumerate([*tokens[:5], *letters])}
+    pattern = {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(written | {"pre_tokenizer": pattern}))
+    return folder
+
+
+@pytest.mark.parametrize("text", ["english", "auto"])
+def test_english_ships_with_ressa(ressa, world, spelling, tmp_path, text):
+    said = ressa("prune", spelling, "-o", tmp_path / "out", "--calibration", world.data, *FEW, "--text", text)
+    assert said.status == 0, said.err
+    noted = json.loads((tmp_path / "out" / "ressa.json").read_text())["calibration"]["text"]
+    assert (noted["name"], noted["samples"]) == ("english", 4)
     assert len(english().split()) == 1_098_956
+
+
+def test_who_does_not_know_english_is_not_asked_to_read_it(ressa, world, tmp_path):
+    said = pruned(ressa, world, tmp_path / "none", "--text", "auto")
+    assert said.status == 0, said.err
+    assert "No plain text is taken beside the pictures: 66 % of this text's tokens are unknown" in said.err
+    assert "text" not in json.loads((tmp_path / "none" / "ressa.json").read_text())["calibration"]
+    said = pruned(ressa, world, tmp_path / "refused", "--text", "english")
+    assert said.status == 2
+    assert "66 % of this text's tokens are unknown" in said.sentence
 
 
 def test_a_model_that_writes_what_the_samples_say_is_told_of():

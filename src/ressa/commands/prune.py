@@ -15,7 +15,7 @@ from ressa.processes import from_first, is_first, meet
 from ressa.provenance import versions
 from ressa.recipe import PruneRecipe
 from ressa.recipe.sources import folders_of, sources_in_words
-from ressa.recipe.text import OWN
+from ressa.recipe.text import AUTO, ENGLISH, OWN
 from ressa.report import manifest_table
 from ressa.stopwatch import Stopwatch, where_it_went
 
@@ -104,7 +104,7 @@ def run_prune(recipe: PruneRecipe, *, force: bool = False) -> Outcome:
                 if texts := texts_for(recipe, vlm, device, work, samples):
                     inputs += batches(vlm, texts, batch_size_of(recipe, vlm, texts, device))
                     calibration["text"] = {
-                        "name": recipe.text,
+                        "name": ENGLISH if recipe.text == AUTO else recipe.text,
                         "samples": len(texts),
                         "fingerprint": fingerprint_samples(texts),
                     }

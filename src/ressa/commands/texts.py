@@ -17,17 +17,21 @@ from ressa.errors import UsageError
 from ressa.files import check_writable, read_json, write_json
 from ressa.locks import held
 from ressa.processes import is_first, meet
+from ressa.progress import say
 from ressa.provenance import fingerprint, fingerprint_weights, versions
 from ressa.recipe import PruneRecipe, RepairRecipe
-from ressa.recipe.text import ENGLISH, OWN
+from ressa.recipe.text import AUTO, ENGLISH, OWN
 from ressa.warned import warn
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from ressa.checkpoint import Vlm
 
 _LEAST_ROOM = 4 << 30  # bytes beside the model, for the keys and values of what is being written
+_BEGINNING = 20_000  # characters of a text in which unknown tokens are counted
+_FEW, _MOST = 0.02, 0.5  # of its tokens may be unknown: where nobody asked for it, and where somebody did
 _LOOKED_AT = 256  # texts, for what they repeat
 _NARROW = 0.1  # of their triples of words, from which on it is said
 
@@ -48,15 +52,18 @@ def texts_for(
     if recipe.text is None:
         return []
     batcher, kind = batcher_of(dense), type(dense.model).__name__
-    if not isinstance(batcher, Batcher):
-        raise UsageError(
-            f"{kind} tells which text belongs to a picture, and plain text to none: leave out --text."
-        )
-    if (problem := batcher.problem(Sample(None, "", "text"))) is not None:
-        raise UsageError(f"For {kind}, leave out --text: it {problem}.")
-    if recipe.text != OWN:
+    if (reason := _unread(batcher, kind)) is None and recipe.text != OWN:
         tokenizer = dense.processor.tokenizer
-        text = english() if recipe.text == ENGLISH else read_text(recipe.text)
+        text = english() if recipe.text in (ENGLISH, AUTO) else read_text(recipe.text)
+        unknown = _unknown(tokenizer, text)
+        if unknown > (_FEW if recipe.text == AUTO else _MOST):
+            reason = f"{100 * unknown:.0f} % of this text's tokens are unknown to {kind}"
+    if reason is not None and recipe.text == AUTO:
+        say(f"No plain text is taken beside the pictures: {reason}.")
+        return []
+    if reason is not None:
+        raise UsageError(f"{reason[0].upper()}{reason[1:]}: leave out --text, or give another.")
+    if recipe.text != OWN:
         found = passages(text, tokenizer, recipe.text_samples, recipe.text_tokens, recipe.seed)
     else:
         note = work / "text.json"
@@ -70,6 +77,20 @@ def texts_for(
     if not samples:
         raise UsageError("The model wrote nothing: give --text a text file instead.")
     return samples
+
+
+def _unread(batcher: object, kind: str) -> str | None:
+    """Why a model reads no plain text."""
+    if not isinstance(batcher, Batcher):
+        return f"{kind} tells which text belongs to a picture, and plain text to none"
+    problem = batcher.problem(Sample(None, "", "text"))
+    return None if problem is None else f"for {kind} it {problem}"
+
+
+def _unknown(tokenizer: "PreTrainedTokenizerBase", text: str) -> float:
+    """The share of tokens, of the text's beginning, that stand for what the tokenizer does not know."""
+    ids = tokenizer(text[:_BEGINNING], add_special_tokens=False, verbose=False)["input_ids"]
+    return ids.count(tokenizer.unk_token_id) / max(1, len(ids)) if tokenizer.unk_token_id is not None else 0.0
 
 
 def _warn_of_narrow(texts: Sequence[str], samples: Sequence[Sample]) -> None:

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from ressa.recipe.fields import Folder, Positive
 
-OWN, ENGLISH = "own", "english"
+OWN, ENGLISH, AUTO = "own", "english", "auto"
 
 Text = Annotated[
     Folder | None,
     Field(
         description="Plain text beside the pictures, against forgetting: `own` (the dense model writes it), `english` "
-        "(prose that ships with ressa), or a text file or folder."
+        "(prose that ships with ressa), `auto` (that, where the model reads it), or a text file or folder."
     ),
 ]
 TextSamples = Annotated[Positive, Field(description="How many texts.")]
