@@ -62,7 +62,7 @@ def texts_for(
         say(f"No plain text is taken beside the pictures: {reason}.")
         return []
     if reason is not None:
-        raise UsageError(f"{reason[0].upper()}{reason[1:]}: leave out --text, or give another.")
+        raise UsageError(f"{reason}: leave out --text.")
     if recipe.text != OWN:
         found = passages(text, tokenizer, recipe.text_samples, recipe.text_tokens, recipe.seed)
     else:
@@ -83,8 +83,8 @@ def _unread(batcher: object, kind: str) -> str | None:
     """Why a model reads no plain text."""
     if not isinstance(batcher, Batcher):
         return f"{kind} tells which text belongs to a picture, and plain text to none"
-    problem = batcher.problem(Sample(None, "", "text"))
-    return None if problem is None else f"for {kind} it {problem}"
+    plain = batcher.problem(Sample(None, "", "text")) is None
+    return None if plain else f"{kind} reads no plain text without a picture"
 
 
 def _unknown(tokenizer: "PreTrainedTokenizerBase", text: str) -> float:
