@@ -49,6 +49,9 @@ def test_what_repair_would_train(ressa, world, tmp_path):
         "repair", pruned, "-o", tmp_path / "out", *options, "--option", "minutes=3", "--dry-run", "--json"
     )
     assert numbers(timed)["seconds"]["train"] == 180
+    texts = ("--text", "own", "--text-share", 0.5)
+    told = numbers(ressa("repair", pruned, "-o", tmp_path / "out", *options, *texts, "--dry-run", "--json"))
+    assert told["steps"] == 13, "100 samples and 100 texts"
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
 
 

@@ -126,13 +126,14 @@ def _pruning(recipe: PruneRecipe, sight: Foresight) -> Outcome:
             lambda: make_plan({t: DENSE if p is None else p for t, p in asked.items()}, anatomy, model),
         )
     sight.will_make(recipe.output, recipe.model, plan)
+    texts = 0 if recipe.text is None else recipe.text_samples * recipe.text_tokens // shape.tokens["language"]
     found = [
         estimate_pruning(
             shape,
             plan,
             method.needs(recipe.options),
             updates=method.updates_weights,
-            samples=recipe.samples,
+            samples=recipe.samples + texts,  # as many as have their tokens
             speed=speed,
             device=kind,
         )
@@ -173,16 +174,17 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 
     anatomy, shape = seen.anatomy, seen.shape
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
-    steps = config.steps or (
-        0 if config.minutes else steps_of(recipe.samples, config.epochs, config.batch_size)
-    )
+    share = 0.0 if recipe.text is None else recipe.text_share
+    texts = round(recipe.samples * share / (1 - share))
+    samples = recipe.samples + texts
+    steps = config.steps or (0 if config.minutes else steps_of(samples, config.epochs, config.batch_size))
     allowed = -(-config.reconstruct_tokens // shape.tokens["language"])
-    reconstructed = min(config.reconstruct_samples, recipe.samples, allowed) if config.reconstructs else 0
+    reconstructed = min(config.reconstruct_samples, samples, allowed) if config.reconstructs else 0
     found = [
         estimate_repair(
             shape,
             ranks,
-            samples=recipe.samples,
+            samples=samples,
             steps=steps,
             batch=config.batch_size,
             reconstructed=reconstructed,
@@ -207,7 +209,8 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
         tuple(rows),
     )
     many = f"{steps:,} steps" if steps else f"As many steps as {config.minutes:g} minutes take"
-    lines = [f"{many} of {config.batch_size} samples, of {recipe.samples:,}."]
+    drawn = f"of {recipe.samples:,}" + (f" and {texts:,} texts" if texts else "")
+    lines = [f"{many} of {config.batch_size} samples, {drawn}."]
     if reconstructed:
         lines.insert(
             0,

@@ -130,8 +130,8 @@ DEVICE u64 place_values(u32 values, u32 metadata, int tile, int i, int lane) {
 #define COPY_ARRIVALS 32  // every lane of the copying warp
 #endif
 
-// Lanes of a warp that say that it has read a stage: one, behind a __syncwarp(). With 32 every lane speaks for itself, which
-// racecheck needs: it does not see another lane's reads in one lane's word.
+// Lanes of a warp that say that it has read a stage: one, behind a __syncwarp(). With 32 every lane speaks for itself:
+// where one does for all, racecheck reports the reads of the others.
 #ifndef SIGNALS
 #define SIGNALS 1
 #endif
