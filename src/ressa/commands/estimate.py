@@ -9,6 +9,7 @@ from ressa.commands.outcome import Outcome
 from ressa.data.folder import CALIBRATED, TRAINED
 from ressa.errors import UsageError
 from ressa.recipe import DENSE, DemoRecipe, EvaluateRecipe, PruneRecipe, Recipe, RepairRecipe, SweepRecipe
+from ressa.recipe.text import texts_beside
 from ressa.report import Table
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def _repair(recipe: RepairRecipe, sight: Foresight) -> Outcome:
 
     anatomy, shape = seen.anatomy, seen.shape
     ranks: dict[str, int] = {tower: config.rank(tower) for tower in config.tune}
-    share = 0.0 if recipe.text is None else recipe.text_share
-    texts = round(recipe.samples * share / (1 - share))
+    texts = 0 if recipe.text is None else texts_beside(recipe.samples, recipe.text_share)
     samples = recipe.samples + texts
     steps = config.steps or (0 if config.minutes else steps_of(samples, config.epochs, config.batch_size))
     allowed = -(-config.reconstruct_tokens // shape.tokens["language"])

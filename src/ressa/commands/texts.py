@@ -20,7 +20,7 @@ from ressa.processes import is_first, meet
 from ressa.progress import say
 from ressa.provenance import fingerprint, fingerprint_weights, versions
 from ressa.recipe import PruneRecipe, RepairRecipe
-from ressa.recipe.text import AUTO, ENGLISH, OWN
+from ressa.recipe.text import AUTO, ENGLISH, OWN, texts_beside
 from ressa.warned import warn
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def mixed(samples: Sequence[Sample], texts: Sequence[Sample], share: float, seed
     """Samples and texts in a random order, in which texts have this share; they are repeated as often as that takes."""
     if not texts or not share:
         return list(samples)
-    count = round(len(samples) * share / (1 - share))
+    count = texts_beside(len(samples), share)
     together = [*samples, *(texts[number % len(texts)] for number in range(count))]
     random.Random(seed).shuffle(together)
     return together

@@ -17,3 +17,8 @@ Text = Annotated[
 ]
 TextSamples = Annotated[Positive, Field(description="How many texts.")]
 TextTokens = Annotated[int, Field(gt=7, le=100_000, description="How many tokens each has.")]
+
+
+def texts_beside(samples: int, share: float) -> int:
+    """How many texts come to this share of what is trained on, beside so many samples."""
+    return round(samples * share / (1 - share))
